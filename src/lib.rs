@@ -1,0 +1,8 @@
+//! Pileus: a small cloud in one binary. The map of the house, in reading order.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::panic))]
+
+/// What things are: types and pure functions; no async, no I/O.
+pub mod domain;
+/// The only room that knows libvirt.
+pub mod hypervisor;

@@ -1,0 +1,289 @@
+//! The only room that knows libvirt: what a host can be asked (`Hypervisor`), the libvirt adapter, and a fake.
+//!
+//! Every method blocks and may hang; `Hosts` runs it on a bounded set of threads with a deadline.
+//! Every method that changes something is an *ensure*: done twice, or done and never heard of, it leaves the same world.
+
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::clock::Time;
+use crate::domain::host::VirtType;
+use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
+
+/// One hypervisor host, as seen by one cloud. Implemented by libvirt and by a fake.
+pub trait Hypervisor: Send + Sync {
+    /// Who the host is and what it has. Also makes our storage pools where they are missing.
+    fn facts(&self) -> Result<HostFacts, Fault>;
+
+    /// The domain with this UUID, whoever made it; `None` only if the host surely has none.
+    fn domain(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
+    /// Every domain of the host, active or not, ours or not.
+    fn domains(&self) -> Result<Vec<DomainSeen>, Fault>;
+    /// Creates the transient domain. Ok if one of the same stamp (incarnation and boot) is there already;
+    /// `Conflict` if the UUID or the name is taken by a domain that bears another stamp or none.
+    fn start(&self, spec: &DomainSpec) -> Result<(), Fault>;
+    /// Presses the ACPI power button. Ok if the domain is gone.
+    fn shutdown(&self, id: InstanceId) -> Result<(), Fault>;
+    /// Ends the domain at once, if it bears our stamp. Ok if it is gone.
+    fn power_off(&self, id: InstanceId) -> Result<(), Fault>;
+    fn pause(&self, id: InstanceId) -> Result<(), Fault>;
+    fn resume(&self, id: InstanceId) -> Result<(), Fault>;
+    /// Whether the guest agent answers a ping within two seconds. `false` if there is no domain or no agent.
+    fn agent_ping(&self, id: InstanceId) -> Result<bool, Fault>;
+
+    fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault>;
+    /// Every volume in our pool of this host, after a refresh: slow, for the sweeper.
+    fn volumes(&self) -> Result<Vec<VolumeSeen>, Fault>;
+    /// Creates an empty qcow2 on top of the volume `base`. Ok if it is there already.
+    fn create_overlay(&self, overlay: &Overlay) -> Result<(), Fault>;
+    /// Creates the volume and fills it with `upload.length` bytes of `source`. A half-filled volume is removed on failure;
+    /// one left by a crash (its upload was never reported done) is replaced. `progress` is called with the bytes sent so
+    /// far at least every 4 MiB; `false` stops the upload with a `Transient` fault.
+    fn upload(
+        &self,
+        upload: &Upload,
+        source: &mut dyn Read,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), Fault>;
+    /// Ok if it is gone.
+    fn delete_volume(&self, name: &str) -> Result<(), Fault>;
+
+    /// Defines and starts the network where it is missing and makes its DHCP hosts exactly `spec.hosts`.
+    /// `Conflict` where the host's routes or a foreign network of that UUID, name or bridge are in the way.
+    fn ensure_network(&self, spec: &NetworkSpec) -> Result<(), Fault>;
+    /// Every network of the host, ours or not.
+    fn networks(&self) -> Result<Vec<NetworkSeen>, Fault>;
+    /// Ok if it is gone. Never touches one that does not bear our name for it.
+    fn delete_network(&self, id: NetworkId) -> Result<(), Fault>;
+    /// The network's unexpired DHCP leases; empty if there is no such network.
+    fn leases(&self, id: NetworkId) -> Result<Vec<Lease>, Fault>;
+
+    /// Up to `max` bytes of the console from byte `offset` of what the host has kept. Empty if there is none.
+    fn console(
+        &self,
+        incarnation: IncarnationId,
+        offset: u64,
+        max: usize,
+    ) -> Result<Vec<u8>, Fault>;
+    /// Removes the console log and its rotated parts. Ok if they are gone.
+    fn delete_console(&self, incarnation: IncarnationId) -> Result<(), Fault>;
+    /// Incarnations that have a console log on this host: for the sweeper.
+    fn consoles(&self) -> Result<Vec<IncarnationId>, Fault>;
+
+    /// Calls `sink` at every lifecycle change of a domain and at the loss of the connection, until the host is dropped.
+    fn subscribe(&self, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<(), Fault>;
+}
+
+/// Why a host call failed, decided where it happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// For people: what failed and what the host said. Never holds a secret.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// May pass by itself: try again.
+    Transient,
+    /// Will not pass without somebody's doing; still tried again, slowly.
+    Permanent,
+    /// The host could not be asked, or did not answer in time: nothing is known, whether the call took effect included.
+    Unreachable,
+    /// Something that is not ours is in the way.
+    Conflict,
+}
+
+impl Fault {
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Transient, message: message.into() }
+    }
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Permanent, message: message.into() }
+    }
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Unreachable, message: message.into() }
+    }
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::Conflict, message: message.into() }
+    }
+}
+
+/// Where a host is and how this cloud uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostTarget {
+    /// libvirt connection URI, e.g. `qemu:///system`, `qemu+tls://node7/system`, `test:///default`.
+    pub uri: String,
+    /// Directory on the host that holds our pools: `<pool_path>/disks` and `<pool_path>/consoles`.
+    pub pool_path: String,
+    /// This cloud's id: part of every stamp and name.
+    pub cloud: Uuid,
+}
+
+/// What a host says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The host's own UUID (libvirt capabilities).
+    pub host_uuid: Uuid,
+    pub hostname: String,
+    /// e.g. `x86_64`.
+    pub arch: String,
+    /// Logical CPUs.
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    /// Capacity of the file system under our pool.
+    pub disk_gib: i64,
+    /// Free bytes there, in GiB, rounded down.
+    pub disk_free_gib: i64,
+    /// What `auto` resolves to: KVM only where it is offered and the host CPU (libvirt capabilities) has vmx or svm, or
+    /// the architecture is not x86.
+    pub virt_type: VirtType,
+    pub libvirt_version: String,
+    pub hypervisor_version: String,
+    pub cpu_model: Option<String>,
+    /// Subnets of networks that are not ours: an address plan must not collide with them.
+    pub foreign_subnets: Vec<IpNet>,
+}
+
+/// What we write into the metadata of everything that can carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    pub cloud: Uuid,
+    pub instance: InstanceId,
+    pub incarnation: IncarnationId,
+    pub revision: i64,
+    /// Which power-on of the instance this is: a reboot is a wish for a higher number.
+    pub boot: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSeen {
+    pub id: InstanceId,
+    pub name: String,
+    pub power: Power,
+    /// `None`: not made by any Pileus. A stamp of another cloud is foreign too.
+    pub stamp: Option<Stamp>,
+    /// Whether the guest agent's channel is connected.
+    pub agent: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    Running,
+    Paused,
+    /// Shutting down, crashed, or defined and off: present but not running. A transient domain leaves this by itself.
+    Off,
+}
+
+/// A domain to be. Its libvirt name is `pileus-<first 8 of cloud>-<instance id>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSpec {
+    pub stamp: Stamp,
+    /// For people, shown by `virsh list --title`.
+    pub title: String,
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub virt_type: VirtType,
+    /// Volume names in our pool.
+    pub disk: String,
+    pub seed: String,
+    pub nics: Vec<Nic>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    pub network: NetworkId,
+    /// `52:54:00:xx:xx:xx`, lower case.
+    pub mac: String,
+    pub address: IpAddr,
+    /// Adds nwfilter's `clean-traffic` with this address: no spoofing, at the cost of a slower start.
+    pub port_security: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSeen {
+    pub name: String,
+    pub capacity_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    pub name: String,
+    pub base: String,
+    pub base_format: VolumeFormat,
+    pub capacity_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    pub name: String,
+    pub format: VolumeFormat,
+    /// Bytes that `source` yields.
+    pub length: u64,
+    /// Size of the disk that a guest sees; equals `length` for raw.
+    pub virtual_bytes: u64,
+}
+
+pub use crate::domain::image::ImageFormat as VolumeFormat;
+
+/// A NAT network to be. Its libvirt name is `pileus-<first 8 of cloud>-<network id>`, its UUID the network's id, its bridge
+/// `pl` and the last 12 hex digits of the id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSpec {
+    pub id: NetworkId,
+    pub cidr: IpNet,
+    pub gateway: IpAddr,
+    /// Name servers handed out by DHCP; none: the gateway itself answers.
+    pub dns: Vec<IpAddr>,
+    pub hosts: Vec<DhcpHost>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DhcpHost {
+    pub mac: String,
+    pub address: IpAddr,
+    pub hostname: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSeen {
+    pub uuid: Uuid,
+    pub name: String,
+    pub active: bool,
+    pub subnets: Vec<IpNet>,
+    /// `Some` where the name says that this cloud made it.
+    pub ours: Option<NetworkId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub mac: String,
+    pub address: IpAddr,
+    pub expires_at: Time,
+}
+
+/// Something happened on a host: look again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    Domain(InstanceId),
+    /// The connection was lost or came back: resync everything of this host.
+    Connection,
+}
+
+impl fmt::Display for Power {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Off => "off",
+        })
+    }
+}
