@@ -2,6 +2,8 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::panic))]
 
+/// Every setting, its flag, variable, file key and default.
+pub mod config;
 /// What things are: types and pure functions; no async, no I/O.
 pub mod domain;
 /// The only room that knows libvirt.
