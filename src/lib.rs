@@ -8,3 +8,5 @@ pub mod config;
 pub mod domain;
 /// The only room that knows libvirt.
 pub mod hypervisor;
+/// The best-fit core: which host takes an instance, and why not the others. Pure.
+pub mod placement;

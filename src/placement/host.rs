@@ -1,0 +1,115 @@
+//! What placement knows of a host, and what it is asked for.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::policy::Policy;
+use super::resources::Resources;
+use crate::domain::id::HostId;
+
+/// Whether a host takes new instances, and if not, why.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    Ready,
+    /// An operator keeps new instances away.
+    Disabled,
+    /// No complete answer of late.
+    Unreachable,
+    /// Registered, but its capacity was never read.
+    NoFacts,
+    /// On its way out of the cloud.
+    Deleting,
+}
+
+impl HostState {
+    /// After "the host".
+    pub(super) fn phrase(self) -> &'static str {
+        match self {
+            Self::Ready => "is ready",
+            Self::Disabled => "is disabled",
+            Self::Unreachable => "is unreachable",
+            Self::NoFacts => "has not told its capacity yet",
+            Self::Deleting => "is being deleted",
+        }
+    }
+
+    /// What would bring it back, after "if the host"; none where nothing does.
+    pub(super) fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Ready | Self::Deleting => None,
+            Self::Disabled => Some("were enabled"),
+            Self::Unreachable => Some("were reachable"),
+            Self::NoFacts => Some("told its capacity"),
+        }
+    }
+}
+
+/// A host as placement sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostView {
+    pub id: HostId,
+    /// For explanations to administrators.
+    pub name: String,
+    /// What may be taken in all: capacity after overcommit and less what the host keeps for itself.
+    pub limit: Resources,
+    /// What is taken. May exceed the limit where a host shrank; such a host takes nothing until it fits again.
+    pub used: Resources,
+    pub traits: BTreeSet<String>,
+    pub zone: Option<String>,
+    pub state: HostState,
+}
+
+impl HostView {
+    /// What is left, with 0 where more is taken than may be.
+    pub fn free(&self) -> Resources {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// What is to be placed, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request {
+    pub need: Resources,
+    /// Traits that the host must have.
+    pub required: BTreeSet<String>,
+    /// Traits that the host must not have.
+    pub forbidden: BTreeSet<String>,
+    /// None: any zone.
+    pub zone: Option<String>,
+    /// Hosts that must not be chosen, such as one that just refused a claim.
+    pub exclude: BTreeSet<HostId>,
+    pub policy: Policy,
+}
+
+impl Request {
+    pub fn new(need: Resources, policy: Policy) -> Self {
+        Self { need, policy, ..Self::default() }
+    }
+}
+
+/// What hosts of one class share beside their amounts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Constraints {
+    pub(super) state: HostState,
+    pub(super) zone: Option<String>,
+    pub(super) traits: BTreeSet<String>,
+}
+
+impl Constraints {
+    /// Whether a host like this may be considered at all, whatever its room.
+    pub(super) fn admit(&self, request: &Request) -> bool {
+        self.state == HostState::Ready
+            && self.zone_suits(request)
+            && request.required.is_subset(&self.traits)
+            && request.forbidden.is_disjoint(&self.traits)
+    }
+
+    pub(super) fn zone_suits(&self, request: &Request) -> bool {
+        request.zone.is_none() || request.zone == self.zone
+    }
+}

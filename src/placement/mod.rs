@@ -1,0 +1,22 @@
+//! The best-fit core: which host takes an instance, and why not the others. Pure, exact, deterministic.
+//!
+//! [`Index`] is built from the store's hosts at start and kept by deltas; it only proposes: the claim in
+//! PostgreSQL decides. [`Index::place`] chooses, [`Index::take`] and [`Index::give`] keep count,
+//! [`Index::explain`] accounts for a choice or a refusal.
+
+mod explain;
+mod host;
+mod index;
+mod policy;
+mod resources;
+mod summary;
+#[cfg(test)]
+mod tests;
+
+pub use explain::{
+    Chosen, Explanation, HostClass, MAX_CLASSES, NamedHost, Refusal, Shortage, WouldFit,
+};
+pub use host::{HostState, HostView, Request};
+pub use index::{Index, IndexError, NoFit};
+pub use policy::{Policy, RoundRobin, UnknownPolicy};
+pub use resources::Resources;
