@@ -4,9 +4,15 @@
 
 /// Every setting, its flag, variable, file key and default.
 pub mod config;
+/// HTTP in, HTTP out: routes, extractors, problem+json.
+pub mod api;
+/// What a caller may do: authorize, open the transaction, record the wish.
+pub mod service;
 /// What things are: types and pure functions; no async, no I/O.
 pub mod domain;
+/// The best-fit core: which host takes an instance, and why not; pure.
+pub mod placement;
+/// The only room that speaks SQL.
+pub mod store;
 /// The only room that knows libvirt.
 pub mod hypervisor;
-/// The best-fit core: which host takes an instance, and why not the others. Pure.
-pub mod placement;

@@ -77,20 +77,3 @@ fn summary(fields: &[FieldError]) -> String {
     let each: Vec<_> = fields.iter().map(|f| format!("{}: {}", f.pointer, f.detail)).collect();
     each.join("; ")
 }
-
-impl From<sqlx::Error> for Error {
-    /// Named constraints become domain errors in `store::constraint`; what arrives here is ours or the database's.
-    fn from(source: sqlx::Error) -> Self {
-        match source {
-            sqlx::Error::PoolTimedOut => Self::Unavailable {
-                detail: "the database has no free connection: try again".into(),
-                retry_after: Duration::from_secs(1),
-            },
-            sqlx::Error::Io(_) | sqlx::Error::PoolClosed => Self::Unavailable {
-                detail: "the database cannot be reached: try again".into(),
-                retry_after: Duration::from_secs(2),
-            },
-            other => Self::Internal(anyhow::Error::new(other)),
-        }
-    }
-}

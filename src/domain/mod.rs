@@ -1,7 +1,12 @@
 //! What things are: types and pure functions; no async, no I/O.
 
+pub mod caller;
 pub mod clock;
 pub mod error;
+pub mod event;
+pub mod flavor;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod page;
+pub mod text;

@@ -1,0 +1,214 @@
+//! What handlers are given: axum's extractors with our errors, the caller, and the conditional headers.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use crate::domain::caller::Caller;
+use crate::domain::error::Error;
+use crate::service::{self, App};
+
+/// A JSON body. Errors carry the JSON pointer of the field at fault.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let kind =
+            request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if essence != "application/json" && !essence.ends_with("+json") {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "send JSON with the header Content-Type: application/json",
+            ));
+        }
+        let body = Bytes::from_request(request, app).await.map_err(|rejection| {
+            Problem::new(
+                rejection.status(),
+                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                    "too-large"
+                } else {
+                    "unreadable-body"
+                },
+                "Unreadable body",
+                format!(
+                    "{}: the limit is {} bytes",
+                    rejection.body_text(),
+                    app.config.body_limit_bytes
+                ),
+            )
+        })?;
+        parse(&body).map(Self)
+    }
+}
+
+/// Text that is no JSON is 400; JSON that is not of the right shape is 422.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let pointer = pointer(error.path());
+        let inner = error.into_inner();
+        match inner.classify() {
+            serde_json::error::Category::Data => {
+                Problem::from(Error::field(pointer, without_place(&inner)))
+            }
+            serde_json::error::Category::Syntax
+            | serde_json::error::Category::Eof
+            | serde_json::error::Category::Io => malformed(&inner),
+        }
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed-json",
+        "Malformed JSON",
+        format!("the body is no JSON: {error}"),
+    )
+}
+
+/// serde_json's message without its line and column, which a pointer says better.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => {
+                pointer.push('/');
+                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Enum { variant } => pointer.push_str(&format!("/{variant}")),
+            Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// Path parameters; one that is no id names nothing: 404.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let found = axum::extract::Path::<T>::from_request_parts(parts, app).await;
+        found.map(|axum::extract::Path(value)| Self(value)).map_err(|rejection| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "Not found",
+                format!("there is no such thing: {}", rejection.body_text()),
+            )
+        })
+    }
+}
+
+/// Query parameters; unknown ones are refused by the parameter struct's `deny_unknown_fields`.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let found = axum::extract::Query::<T>::from_request_parts(parts, app).await;
+        found.map(|axum::extract::Query(value)| Self(value)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let text = text.trim_start_matches("Failed to deserialize query string: ");
+            let (name, detail) = text.split_once(": ").unwrap_or(("", text));
+            Error::field(format!("?{name}"), detail).into()
+        })
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let bearer = text(&parts.headers, "authorization")?.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let bearer = bearer.ok_or_else(|| {
+            Error::Unauthenticated(
+                "send Authorization: Bearer TOKEN; POST /v1/auth/login gives one".into(),
+            )
+        })?;
+        let mut caller = service::auth::authenticate(app, bearer).await?;
+        caller.request_id = request_id(&parts.headers);
+        caller.idempotency_key = idempotency_key(&parts.headers)?;
+        Ok(caller)
+    }
+}
+
+/// The id that the request-id layer made sure of.
+pub fn request_id(headers: &HeaderMap) -> String {
+    headers.get("x-request-id").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let key = text(headers, "idempotency-key")?;
+    if let Some(key) = key
+        && !(1..=255).contains(&key.len())
+    {
+        return Err(Error::field("Idempotency-Key", "must have 1 to 255 characters").into());
+    }
+    Ok(key.map(str::to_owned))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
+    headers
+        .get(name)
+        .map(|value| {
+            value.to_str().map_err(|_invisible| Error::field(name, "must be visible ASCII").into())
+        })
+        .transpose()
+}
+
+/// `If-Match` and `If-None-Match`, whose values are revisions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conditions {
+    /// The revision that a change is meant for; none: any.
+    pub if_match: Option<i64>,
+    /// The revision that the client has; its answer is 304.
+    pub if_none_match: Option<i64>,
+}
+
+impl FromRequestParts<App> for Conditions {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Ok(Self {
+            if_match: etag(&parts.headers, "if-match")?,
+            if_none_match: etag(&parts.headers, "if-none-match")?,
+        })
+    }
+}
+
+fn etag(headers: &HeaderMap, name: &'static str) -> Result<Option<i64>, Problem> {
+    let Some(value) = text(headers, name)? else { return Ok(None) };
+    let value = value.trim();
+    if value == "*" {
+        return Ok(None);
+    }
+    let number = value.trim_start_matches("W/").trim_matches('"').parse();
+    number.map(Some).map_err(|_not_ours: std::num::ParseIntError| {
+        Error::field(name, "must be an ETag of ours: a revision in quotes, such as \"3\", or *")
+            .into()
+    })
+}

@@ -1,0 +1,128 @@
+//! Text that people choose: names, labels and descriptions, parsed once at the door.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::error::{Error, Result};
+
+/// Longest name, in characters: a DNS label, since an instance's name becomes its hostname.
+pub const NAME_MAX: usize = 63;
+
+/// A name: 1 to 63 characters of letters, digits, `.`, `_`, `-` and space, in any script; no space at either end.
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, ToSchema,
+)]
+#[serde(transparent)]
+#[sqlx(transparent)]
+#[schema(value_type = String, min_length = 1, max_length = 63, example = "ci-runner-1")]
+pub struct Name(String);
+
+impl Name {
+    /// Refuses what would be unreadable in a list, a log or a terminal, and says which rule was broken.
+    pub fn parse(pointer: &str, text: &str) -> Result<Self> {
+        let length = text.chars().count();
+        if length == 0 || length > NAME_MAX {
+            return Err(Error::field(
+                pointer,
+                format!("must have 1 to {NAME_MAX} characters, has {length}"),
+            ));
+        }
+        let odd =
+            text.chars().find(|c| !(c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ' ')));
+        if let Some(odd) = odd {
+            let detail = "may hold letters, digits, '.', '_', '-' and spaces, not";
+            return Err(Error::field(
+                pointer,
+                format!("{detail} {:?} (U+{:04X})", odd, u32::from(odd)),
+            ));
+        }
+        if text.starts_with(' ') || text.ends_with(' ') {
+            return Err(Error::field(pointer, "must not begin or end with a space"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as a DNS label (RFC 1123): lower case, everything else a hyphen; `fallback` where nothing is left.
+    pub fn hostname(&self, fallback: &str) -> String {
+        let label: String = self
+            .0
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect();
+        let label = label.trim_matches('-');
+        if label.is_empty() { fallback.to_owned() } else { label.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Labels: at most 32 pairs; keys of 1 to 63 characters of `[A-Za-z0-9._/-]`, values of up to 255 without control characters.
+pub type Labels = BTreeMap<String, String>;
+
+pub fn check_labels(pointer: &str, labels: &Labels) -> Result<()> {
+    if labels.len() > 32 {
+        return Err(Error::field(
+            pointer,
+            format!("may hold up to 32 labels, holds {}", labels.len()),
+        ));
+    }
+    for (key, value) in labels {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '-');
+        let at = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+        if key.is_empty() || key.len() > 63 || !key.chars().all(fits) {
+            return Err(Error::field(
+                at,
+                "a label's key must have 1 to 63 characters of A-Z a-z 0-9 . _ / -",
+            ));
+        }
+        if value.chars().count() > 255 || value.chars().any(char::is_control) {
+            return Err(Error::field(
+                at,
+                "a label's value may have up to 255 characters and no control characters",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Free text of up to `max` characters; new lines and tabs are its only control characters.
+pub fn check_text(pointer: &str, text: &str, max: usize) -> Result<()> {
+    if text.chars().count() > max {
+        return Err(Error::field(pointer, format!("may have up to {max} characters")));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(Error::field(pointer, "must not hold control characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_any_script_is_taken_and_control_characters_and_emoji_are_not() {
+        assert!(Name::parse("/name", "Änne 7.b_c-d").is_ok());
+        for bad in ["", " a", "a ", "a\nb", "a\0", "🦀", "a<b", "a'; drop table", &"x".repeat(64)]
+        {
+            let error = Name::parse("/name", bad).expect_err(bad);
+            assert!(error.to_string().contains("/name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hostname_is_a_dns_label_whatever_the_name() {
+        assert_eq!(Name::parse("", "My Runner.1").expect("name").hostname("vm"), "my-runner-1");
+        assert_eq!(Name::parse("", "日本").expect("name").hostname("vm-1"), "vm-1");
+    }
+}

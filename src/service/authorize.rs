@@ -1,0 +1,49 @@
+//! Who may do what: one matrix, a row an operation of the OpenAPI document. A test holds the two together.
+
+use crate::domain::caller::{Caller, Role};
+use crate::domain::error::{Error, Result};
+
+/// The least that an operation asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// No login.
+    Anyone,
+    /// Any user, with or without a tenant.
+    User,
+    /// This role in the token's tenant. Another tenant's things are not found, whatever the role.
+    Tenant(Role),
+    /// The cloud's admin.
+    Admin,
+}
+
+use Need::{Admin, Anyone, Tenant, User};
+use Role::{Member, Owner, Reader};
+
+/// Operation id and need.
+pub const MATRIX: &[(&str, Need)] = &[
+    ("create_flavor", Admin),
+    ("list_flavors", User),
+    ("get_flavor", User),
+    ("delete_flavor", Admin),
+];
+
+/// The row of `operation`; an operation without a row is the admin's alone.
+pub fn need(operation: &str) -> Need {
+    MATRIX.iter().find(|(name, _)| *name == operation).map_or(Admin, |(_, need)| *need)
+}
+
+/// Lets the caller pass, or says what is missing.
+pub fn authorize(caller: &Caller, operation: &'static str) -> Result<()> {
+    match need(operation) {
+        Anyone | User => Ok(()),
+        _ if caller.admin => Ok(()),
+        Admin => Err(Error::Forbidden(format!("{operation} is for the cloud's admins"))),
+        Tenant(least) => match caller.role {
+            Some(role) if role >= least => Ok(()),
+            Some(role) => Err(Error::Forbidden(format!(
+                "{operation} needs the role {least:?} in this tenant and you are {role:?}: ask an owner",
+            ).to_lowercase())),
+            None => caller.tenant().map(|_| ()),
+        },
+    }
+}

@@ -1,0 +1,128 @@
+//! One change: a transaction with its time, its author, its events, its wake-ups and its kept answer.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::App;
+use crate::domain::caller::Caller;
+use crate::domain::clock::Time;
+use crate::domain::error::{Error, Result};
+use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
+use crate::domain::id::UserId;
+use crate::store::{self, Tx, work};
+
+/// A transaction to write in, or the answer that the same request got before.
+pub enum Begin<T> {
+    Fresh(Write),
+    Replay(T),
+}
+
+/// An open change. Dropped without `commit`, it leaves nothing.
+pub struct Write {
+    tx: Tx,
+    app: App,
+    pub now: Time,
+    actor: Actor,
+    key: Option<(UserId, String)>,
+    changed: Vec<Uuid>,
+    wake: bool,
+}
+
+impl App {
+    /// Opens a change for `caller`. `operation` is the OpenAPI operation id; `input` all that tells this request from another
+    /// (path parameters included): with an `Idempotency-Key`, the same input gets the same answer.
+    pub async fn begin<T: DeserializeOwned>(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        input: &impl Serialize,
+    ) -> Result<Begin<T>> {
+        let mut write = Write {
+            tx: self.db.begin().await?,
+            app: self.clone(),
+            now: self.clock.now(),
+            actor: caller.into(),
+            key: caller.idempotency_key.clone().map(|key| (caller.user, key)),
+            changed: Vec::new(),
+            wake: false,
+        };
+        let Some((user, key)) = write.key.clone() else { return Ok(Begin::Fresh(write)) };
+        let mut hasher = Sha256::new();
+        hasher.update(operation);
+        hasher.update(serde_json::to_vec(&(caller.tenant, input)).map_err(Error::internal)?);
+        let now = write.now;
+        let kept =
+            store::idempotency::take(write.conn(), user, &key, operation, &hasher.finalize(), now)
+                .await?;
+        match kept {
+            None => Ok(Begin::Fresh(write)),
+            Some(answer) => {
+                Ok(Begin::Replay(serde_json::from_value(answer).map_err(Error::internal)?))
+            }
+        }
+    }
+}
+
+impl Write {
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Records an accepted wish.
+    pub async fn accepted(
+        &mut self,
+        kind: &'static str,
+        subject: Subject,
+        detail: Value,
+    ) -> Result<()> {
+        self.event(kind, subject, Outcome::Accepted, detail).await
+    }
+
+    /// Records a change that needs nothing more.
+    pub async fn done(
+        &mut self,
+        kind: &'static str,
+        subject: Subject,
+        detail: Value,
+    ) -> Result<()> {
+        self.event(kind, subject, Outcome::Done, detail).await
+    }
+
+    async fn event(
+        &mut self,
+        kind: &'static str,
+        subject: Subject,
+        outcome: Outcome,
+        detail: Value,
+    ) -> Result<()> {
+        self.changed.push(subject.id);
+        let event = NewEvent { kind, subject, actor: self.actor.clone(), outcome, detail };
+        store::events::insert(&mut self.tx, &event, self.now).await
+    }
+
+    /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
+    pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
+        self.wake = true;
+        work::touch_afresh(&mut self.tx, kind, item, self.now).await
+    }
+
+    /// Keeps `answer` for the idempotency key, commits, and tells the process.
+    pub async fn commit(mut self, answer: &impl Serialize) -> Result<()> {
+        if let Some((user, key)) = &self.key {
+            let answer = serde_json::to_value(answer).map_err(Error::internal)?;
+            store::idempotency::keep(&mut self.tx, *user, key, &answer).await?;
+        }
+        self.tx.commit().await?;
+        for id in self.changed {
+            self.app.changes.changed(id);
+        }
+        if self.wake {
+            self.app.changes.wake();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Where the database's words become the domain's: one table of named constraints, one translation of the rest.
+
+use std::time::Duration;
+
+use crate::domain::error::Error;
+
+/// What a violated constraint means to the caller: the code of the conflict and what to do.
+const CONFLICTS: &[(&str, &str, &str)] = &[
+    (
+        "tenants_name_key",
+        "name-taken",
+        "there is a tenant of this name already: choose another name",
+    ),
+    ("users_name_key", "name-taken", "there is a user of this name already: choose another name"),
+    (
+        "flavors_name_key",
+        "name-taken",
+        "there is a flavor of this name already: choose another name",
+    ),
+    (
+        "keypairs_tenant_name_key",
+        "name-taken",
+        "there is a keypair of this name already: choose another name",
+    ),
+    (
+        "networks_tenant_name_key",
+        "name-taken",
+        "there is a network of this name already: choose another name",
+    ),
+    ("hosts_name_key", "name-taken", "there is a host of this name already: choose another name"),
+    (
+        "hosts_host_uuid_key",
+        "host-known",
+        "this host is registered already, perhaps under another URI: look through GET /v1/hosts",
+    ),
+    (
+        "networks_cidr_excl",
+        "cidr-taken",
+        "this CIDR overlaps one that is in use in this cloud: choose another, or leave it out and get a free one",
+    ),
+    (
+        "addresses_pkey",
+        "address-taken",
+        "this address is in use, or was until a moment ago: choose another, or leave it out and get a free one",
+    ),
+    (
+        "ports_mac_key",
+        "mac-taken",
+        "this MAC address is in use: choose another, or leave it out and get a free one",
+    ),
+    (
+        "memberships_tenant_fkey",
+        "in-use",
+        "the tenant has no such membership, or still has members: remove them first",
+    ),
+    ("keypairs_tenant_fkey", "in-use", "the tenant still has keypairs: delete them first"),
+    ("images_tenant_fkey", "in-use", "the tenant still has images: delete them first"),
+    ("networks_tenant_fkey", "in-use", "the tenant still has networks: delete them first"),
+    ("ports_tenant_fkey", "in-use", "the tenant still has ports: delete them first"),
+    (
+        "ports_network_fkey",
+        "in-use",
+        "the network still has ports: delete the instances and ports on it first",
+    ),
+    ("instances_tenant_fkey", "in-use", "the tenant still has instances: delete them first"),
+    ("incarnations_host_fkey", "in-use", "the host still carries instances: delete them first"),
+];
+
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(database) = &source {
+            let named =
+                database.constraint().and_then(|c| CONFLICTS.iter().find(|(n, ..)| *n == c));
+            if let Some((_, code, detail)) = named {
+                return Self::conflict(code, *detail);
+            }
+            // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race.
+            let transient = ["57P01", "57P02", "57P03", "53300", "40001", "40P01"];
+            if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {
+                return unavailable("the database is busy or restarting: try again");
+            }
+        }
+        match source {
+            sqlx::Error::PoolTimedOut => {
+                unavailable("the database has no free connection: try again")
+            }
+            sqlx::Error::Io(_) | sqlx::Error::PoolClosed => {
+                unavailable("the database cannot be reached: try again")
+            }
+            other => Self::Internal(anyhow::Error::new(other)),
+        }
+    }
+}
+
+fn unavailable(detail: &str) -> Error {
+    Error::Unavailable { detail: detail.into(), retry_after: Duration::from_secs(1) }
+}

@@ -1,0 +1,42 @@
+//! The only room that speaks SQL: a file a noun; functions borrow the transaction that the service opened.
+
+pub mod auth;
+pub mod changes;
+mod constraint;
+pub mod events;
+pub mod flavors;
+pub mod idempotency;
+pub mod work;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
+
+use crate::domain::error::{Error, Result};
+
+pub type Tx = Transaction<'static, Postgres>;
+
+/// The migrations, in the binary itself.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// A pool of at most `size` connections. A statement may take 30 s and a transaction may idle for 60 s: longer ones are ended
+/// by the server, so that a stuck client never holds a lock for good.
+pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
+    let options = options
+        .application_name("pileus")
+        .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "60s")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(Duration::from_secs(10))
+        // A ping before each use costs a round trip; a broken connection shows at its first statement.
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// Brings the schema to this binary's version; concurrent callers wait for one another.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    MIGRATIONS.run(pool).await.map_err(Error::internal)
+}

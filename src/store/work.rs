@@ -1,0 +1,242 @@
+//! The reconciler's list: what is due, who holds it, and how it went. Every write of a worker checks its epoch.
+
+use chrono::TimeDelta;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::clock::Time;
+use crate::domain::error::{Error, Result};
+
+/// What kind of thing an item is; `as_str` is the column.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    sqlx::Type,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Kind {
+    Instance,
+    Host,
+    /// An upload of a base image to a host.
+    HostImage,
+    Network,
+    /// A deleted image, to be freed with its last user.
+    Image,
+    /// An incarnation whose instance is gone: its domain dies when the host is back.
+    Fence,
+}
+
+/// A worker's hold on an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Lease {
+    pub kind: Kind,
+    pub item: Uuid,
+    pub epoch: i64,
+    /// What `touched` was when the lease began: a later touch makes the item due again.
+    pub touched: i64,
+    pub attempts: i64,
+    pub failing_since: Option<Time>,
+    pub stalled_at: Option<Time>,
+    pub lease_until: Time,
+}
+
+/// Makes the item due at `due`, or leaves it due earlier. In the transaction of the change that made it so.
+pub async fn touch(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -> Result<()> {
+    sqlx::query(
+        "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
+         on conflict (kind, item) do update
+         set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1",
+    )
+    .bind(kind)
+    .bind(item)
+    .bind(due)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The same, and forgets past failures: somebody changed the wish, or asked to try now.
+pub async fn touch_afresh(
+    conn: &mut PgConnection,
+    kind: Kind,
+    item: Uuid,
+    due: Time,
+) -> Result<()> {
+    touch(conn, kind, item, due).await?;
+    sqlx::query(
+        "update work set attempts = 0, failing_since = null, stalled_at = null, reason = null
+         where kind = $1 and item = $2",
+    )
+    .bind(kind)
+    .bind(item)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over.
+pub async fn claim(
+    conn: &mut PgConnection,
+    owner: Uuid,
+    limit: i64,
+    length: TimeDelta,
+    now: Time,
+) -> Result<Vec<Lease>> {
+    let leases = sqlx::query_as(
+        "update work w set lease_owner = $1, lease_until = $2, epoch = w.epoch + 1
+         from (select kind, item from work
+               where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
+               order by due_at limit $4 for update skip locked) due
+         where w.kind = due.kind and w.item = due.item
+         returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until",
+    )
+    .bind(owner)
+    .bind(now + length)
+    .bind(now)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(leases)
+}
+
+/// Locks the item for this transaction and fails if the lease was lost: the first statement of every write of a worker.
+pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
+    let held: Option<i64> = sqlx::query_scalar(
+        "select epoch from work where kind = $1 and item = $2 and epoch = $3 for update",
+    )
+    .bind(lease.kind)
+    .bind(lease.item)
+    .bind(lease.epoch)
+    .fetch_optional(conn)
+    .await?;
+    held.map(|_| ())
+        .ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
+}
+
+/// Keeps the lease until `until`; `false` if it was lost.
+pub async fn extend(conn: &mut PgConnection, lease: &Lease, until: Time) -> Result<bool> {
+    let done = sqlx::query(
+        "update work set lease_until = greatest(lease_until, $4) where kind = $1 and item = $2 and epoch = $3",
+    )
+    .bind(lease.kind)
+    .bind(lease.item)
+    .bind(lease.epoch)
+    .bind(until)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// How a reconcile ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// When to look again; `None`: only when touched.
+    pub next: Option<Time>,
+    /// What it waits for, for people.
+    pub reason: Option<String>,
+    pub failure: Option<Failure>,
+}
+
+/// A failed attempt, with the account after it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    pub error: String,
+    pub kind: String,
+    pub at: Time,
+    pub attempts: i64,
+    pub failing_since: Time,
+    pub stalled_at: Option<Time>,
+}
+
+/// Gives the lease back with the outcome. An item that was touched meanwhile is due at once.
+pub async fn settle(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    settled: &Settled,
+    now: Time,
+) -> Result<bool> {
+    let failure = settled.failure.as_ref();
+    let done = sqlx::query(
+        "update work set
+             lease_owner = null, lease_until = null,
+             due_at = case when touched > $4 then $5 else coalesce($6, 'infinity') end,
+             reason = $7,
+             attempts = coalesce($8, 0),
+             failing_since = $9,
+             stalled_at = $10,
+             last_error = coalesce($11, last_error),
+             last_error_kind = coalesce($12, last_error_kind),
+             last_error_at = coalesce($13, last_error_at)
+         where kind = $1 and item = $2 and epoch = $3",
+    )
+    .bind(lease.kind)
+    .bind(lease.item)
+    .bind(lease.epoch)
+    .bind(lease.touched)
+    .bind(now)
+    .bind(settled.next)
+    .bind(&settled.reason)
+    .bind(failure.map(|f| f.attempts))
+    .bind(failure.map(|f| f.failing_since))
+    .bind(failure.and_then(|f| f.stalled_at))
+    .bind(failure.map(|f| f.error.as_str()))
+    .bind(failure.map(|f| f.kind.as_str()))
+    .bind(failure.map(|f| f.at))
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The item is finished with; its row goes.
+pub async fn remove(conn: &mut PgConnection, kind: Kind, item: Uuid) -> Result<()> {
+    sqlx::query("delete from work where kind = $1 and item = $2")
+        .bind(kind)
+        .bind(item)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The account of an item, as its resource shows it.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Account {
+    pub due_at: Option<Time>,
+    pub attempts: i64,
+    pub failing_since: Option<Time>,
+    pub stalled_at: Option<Time>,
+    pub reason: Option<String>,
+    pub last_error: Option<String>,
+    pub last_error_at: Option<Time>,
+}
+
+pub async fn account(conn: &mut PgConnection, kind: Kind, item: Uuid) -> Result<Option<Account>> {
+    let account = sqlx::query_as(
+        "select nullif(due_at, 'infinity') as due_at, attempts, failing_since, stalled_at, reason, last_error, last_error_at
+         from work where kind = $1 and item = $2",
+    )
+    .bind(kind)
+    .bind(item)
+    .fetch_optional(conn)
+    .await?;
+    Ok(account)
+}
+
+/// When the next item is due; `None` if none is.
+pub async fn next_due(conn: &mut PgConnection, now: Time) -> Result<Option<Time>> {
+    let due = sqlx::query_scalar(
+        "select min(greatest(due_at, coalesce(lease_until, $1))) from work where due_at < 'infinity'",
+    )
+    .bind(now)
+    .fetch_one(conn)
+    .await?;
+    Ok(due)
+}
