@@ -2,6 +2,8 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::panic))]
 
+/// The command line for people: client commands, and `up`.
+pub mod cli;
 /// Every setting, its flag, variable, file key and default.
 pub mod config;
 /// HTTP in, HTTP out: routes, extractors, problem+json.
