@@ -241,3 +241,15 @@ fn a_killed_test_process_leaves_no_server_and_no_directory() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[tokio::test]
+async fn a_migrated_database_has_the_schema_and_is_a_tests_own() {
+    let migrations = &crate::store::MIGRATIONS;
+    let first = throwaway::migrated(migrations).await.unwrap();
+    let second = throwaway::migrated(migrations).await.unwrap();
+    assert_ne!(first.get_database(), second.get_database());
+    let mut conn = connect(&second).await;
+    let count = sqlx::query_scalar::<_, i64>("select count(*) from _sqlx_migrations");
+    let count = count.fetch_one(&mut conn).await.unwrap();
+    assert_eq!(usize::try_from(count).unwrap(), migrations.iter().count());
+}
