@@ -47,7 +47,7 @@ create table instances (
     constraint instances_image_fkey foreign key (image_id) references images (id),
     constraint instances_wanted_check check (wanted in ('running', 'stopped', 'paused', 'deleted')),
     constraint instances_observed_power_check
-        check (observed_power in ('none', 'off', 'running', 'paused', 'stopping', 'unknown'))
+        check (observed_power in ('none', 'off', 'running', 'paused'))
 );
 create index instances_tenant_idx on instances (tenant_id, id);
 create index instances_image_idx on instances (image_id);

@@ -8,5 +8,6 @@ pub mod flavor;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod instance;
 pub mod page;
 pub mod text;
