@@ -64,6 +64,9 @@ create table incarnations (
     vcpus bigint not null,
     memory_mib bigint not null,
     disk_gib bigint not null,
+    -- made whole: a volume without these was left half-made by a crash and is made anew
+    disk_made boolean not null default false,
+    seed_made boolean not null default false,
     created_at timestamptz not null,
     -- set when the instance left without it
     fenced_at timestamptz,

@@ -5,7 +5,11 @@ pub mod changes;
 mod constraint;
 pub mod events;
 pub mod flavors;
+pub mod host_images;
+pub mod hosts;
 pub mod idempotency;
+pub mod incarnations;
+pub mod instances;
 pub mod work;
 
 use std::time::Duration;

@@ -51,8 +51,14 @@ pub fn status(account: &Account<'_>) -> (Status, Option<String>) {
     let status = match (account.wanted, account.power) {
         (Wanted::Deleted, _) => Status::Deleting,
         _ if account.host_down.is_some() => Status::Unknown,
-        (Wanted::Running | Wanted::Paused, Power::None | Power::Off) if !account.placed => Status::Scheduling,
-        (Wanted::Running | Wanted::Paused, Power::None | Power::Off) if account.observed_boot.is_none() => Status::Building,
+        (Wanted::Running | Wanted::Paused, Power::None | Power::Off) if !account.placed => {
+            Status::Scheduling
+        }
+        (Wanted::Running | Wanted::Paused, Power::None | Power::Off)
+            if account.observed_boot.is_none() =>
+        {
+            Status::Building
+        }
         (Wanted::Running | Wanted::Paused, Power::None | Power::Off) => {
             // Between the two halves of a reboot, or after the guest went down by itself.
             Status::Starting
@@ -114,7 +120,10 @@ mod tests {
 
     #[test]
     fn a_silent_host_never_passes_for_running() {
-        let silent = Account { host_down: Some(("refused", Time::default())), ..account(Wanted::Running, Power::Running) };
+        let silent = Account {
+            host_down: Some(("refused", Time::default())),
+            ..account(Wanted::Running, Power::Running)
+        };
         let (word, reason) = status(&silent);
         assert_eq!(word, Status::Unknown);
         assert!(reason.is_some_and(|r| r.contains("refused")));
@@ -128,6 +137,9 @@ mod tests {
             ..account(Wanted::Running, Power::None)
         };
         let reason = status(&failing).1.expect("a reason");
-        assert!(reason.contains("no space left") && reason.contains("stalled since 1970"), "{reason}");
+        assert!(
+            reason.contains("no space left") && reason.contains("stalled since 1970"),
+            "{reason}"
+        );
     }
 }

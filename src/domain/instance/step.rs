@@ -20,8 +20,12 @@ pub enum Situation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
     Absent,
-    Running { boot: i64 },
-    Paused { boot: i64 },
+    Running {
+        boot: i64,
+    },
+    Paused {
+        boot: i64,
+    },
     /// On its way out: a transient domain leaves by itself.
     Off,
     /// Ours, but of another incarnation.
@@ -57,16 +61,23 @@ pub enum Step {
     Pause,
     Resume,
     /// Press the ACPI button, and look again after the pause.
-    Shutdown { again: TimeDelta },
+    Shutdown {
+        again: TimeDelta,
+    },
     PowerOff,
     /// Take everything of it from its host, then from the database.
     Remove,
     /// Take it from the database; its incarnation stays behind and kills the domain when the host is back.
     LeaveBehind,
     /// Nothing can be done before the world changes; look again then.
-    Wait { why: &'static str, again: TimeDelta },
+    Wait {
+        why: &'static str,
+        again: TimeDelta,
+    },
     /// Only somebody's doing can help.
-    Blocked { why: &'static str },
+    Blocked {
+        why: &'static str,
+    },
 }
 
 /// How often the ACPI button is pressed: some guests miss the first while they boot.
@@ -115,7 +126,9 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
         (Wanted::Deleted, Situation::Seen { domain, .. }) => match domain {
             // A foreign domain of our UUID is not ours to end; our own things go.
             Domain::Absent | Domain::Foreign => Step::Remove,
-            Domain::Running { .. } | Domain::Paused { .. } | Domain::Off | Domain::Stale => Step::PowerOff,
+            Domain::Running { .. } | Domain::Paused { .. } | Domain::Off | Domain::Stale => {
+                Step::PowerOff
+            }
         },
     }
 }
@@ -148,7 +161,9 @@ fn going() -> Step {
 }
 
 fn foreign() -> Step {
-    Step::Blocked { why: "a domain that Pileus did not make has this instance's UUID on the host: undefine it, or delete the instance" }
+    Step::Blocked {
+        why: "a domain that Pileus did not make has this instance's UUID on the host: undefine it, or delete the instance",
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +171,13 @@ mod tests {
     use super::*;
 
     fn wish(wanted: Wanted) -> Wish {
-        Wish { wanted, wanted_at: Time::default(), boot: 2, hard: false, grace: TimeDelta::seconds(12) }
+        Wish {
+            wanted,
+            wanted_at: Time::default(),
+            boot: 2,
+            hard: false,
+            grace: TimeDelta::seconds(12),
+        }
     }
 
     fn seen(domain: Domain) -> Situation {
@@ -166,7 +187,13 @@ mod tests {
     #[test]
     fn a_start_takes_its_parts_in_order() {
         let mut parts = Parts::default();
-        let step = |parts| next_step(&wish(Wanted::Running), &Situation::Seen { domain: Domain::Absent, parts }, Time::default());
+        let step = |parts| {
+            next_step(
+                &wish(Wanted::Running),
+                &Situation::Seen { domain: Domain::Absent, parts },
+                Time::default(),
+            )
+        };
         assert_eq!(step(parts), Step::FetchBase);
         parts.base = true;
         assert_eq!(step(parts), Step::CreateDisk);
@@ -180,13 +207,22 @@ mod tests {
     fn a_lost_disk_is_never_replaced_by_an_empty_one() {
         let parts = Parts { base: true, ran: true, ..Parts::default() };
         let situation = Situation::Seen { domain: Domain::Absent, parts };
-        assert!(matches!(next_step(&wish(Wanted::Running), &situation, Time::default()), Step::Blocked { .. }));
+        assert!(matches!(
+            next_step(&wish(Wanted::Running), &situation, Time::default()),
+            Step::Blocked { .. }
+        ));
     }
 
     #[test]
     fn a_soft_stop_turns_hard_when_its_grace_is_over() {
         let stop = wish(Wanted::Stopped);
-        let at = |s| next_step(&stop, &seen(Domain::Running { boot: 2 }), Time::default() + TimeDelta::seconds(s));
+        let at = |s| {
+            next_step(
+                &stop,
+                &seen(Domain::Running { boot: 2 }),
+                Time::default() + TimeDelta::seconds(s),
+            )
+        };
         assert_eq!(at(0), Step::Shutdown { again: TimeDelta::seconds(5) });
         assert_eq!(at(10), Step::Shutdown { again: TimeDelta::seconds(2) });
         assert_eq!(at(12), Step::PowerOff);
@@ -203,10 +239,12 @@ mod tests {
     #[test]
     fn an_unreachable_host_changes_nothing_until_it_counts_as_gone() {
         for wanted in [Wanted::Running, Wanted::Stopped, Wanted::Paused, Wanted::Deleted] {
-            let step = next_step(&wish(wanted), &Situation::Unknown { gone: false }, Time::default());
+            let step =
+                next_step(&wish(wanted), &Situation::Unknown { gone: false }, Time::default());
             assert!(matches!(step, Step::Wait { .. }), "{step:?}");
         }
-        let step = next_step(&wish(Wanted::Deleted), &Situation::Unknown { gone: true }, Time::default());
+        let step =
+            next_step(&wish(Wanted::Deleted), &Situation::Unknown { gone: true }, Time::default());
         assert_eq!(step, Step::LeaveBehind);
     }
 }

@@ -1,0 +1,143 @@
+//! Hosts in the database: what the reconciler and the placer need of them.
+
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::host::VirtType;
+use crate::domain::id::HostId;
+
+/// A host as the reconciler reaches it.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Reached {
+    pub id: HostId,
+    pub name: String,
+    pub uri: String,
+    pub pool_path: String,
+    pub virt_type: VirtType,
+    pub removed_at: Option<Time>,
+    pub health: String,
+    pub health_reason: String,
+    pub health_since: Time,
+    /// The identity that it must prove; none before the first contact.
+    pub host_uuid: Option<Uuid>,
+    pub facts: Option<Value>,
+}
+
+macro_rules! reached {
+    ($rest:literal) => {
+        concat!(
+            "select id, name, uri, pool_path, virt_type, removed_at, health, health_reason, health_since, host_uuid, facts
+             from hosts ",
+            $rest
+        )
+    };
+}
+
+pub async fn reached(conn: &mut PgConnection, id: HostId) -> Result<Option<Reached>> {
+    let row = sqlx::query_as(reached!("where id = $1")).bind(id).fetch_optional(conn).await?;
+    Ok(row)
+}
+
+pub async fn all_reached(conn: &mut PgConnection) -> Result<Vec<Reached>> {
+    let rows = sqlx::query_as(reached!("order by id")).fetch_all(conn).await?;
+    Ok(rows)
+}
+
+/// What a host has, before reservation and overcommit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    pub vcpus: i64,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+}
+
+/// The host answered: it is up, and this is what it has. The first answer fixes its identity.
+pub async fn observe(
+    conn: &mut PgConnection,
+    id: HostId,
+    host_uuid: Uuid,
+    facts: &Value,
+    totals: Totals,
+    now: Time,
+) -> Result<()> {
+    sqlx::query(
+        "update hosts set
+             host_uuid = coalesce(host_uuid, $2),
+             facts = $3,
+             limit_vcpus = greatest(0, floor(($4 - reserved_vcpus) * cpu_ratio))::bigint,
+             limit_memory_mib = greatest(0, floor(($5 - reserved_memory_mib) * memory_ratio))::bigint,
+             limit_disk_gib = greatest(0, floor(($6 - reserved_disk_gib) * disk_ratio))::bigint,
+             health_since = case when health = 'up' then health_since else $7 end,
+             health = 'up', health_reason = '', last_seen_at = $7
+         where id = $1",
+    )
+    .bind(id)
+    .bind(host_uuid)
+    .bind(facts)
+    .bind(totals.vcpus)
+    .bind(totals.memory_mib)
+    .bind(totals.disk_gib)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The host did not answer, or another one did in its place.
+pub async fn set_down(conn: &mut PgConnection, id: HostId, reason: &str, now: Time) -> Result<()> {
+    sqlx::query(
+        "update hosts set health_since = case when health = 'down' then health_since else $3 end,
+                          health = 'down', health_reason = $2
+         where id = $1",
+    )
+    .bind(id)
+    .bind(reason)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A host as the placer sees it.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Candidate {
+    pub id: HostId,
+    pub name: String,
+    pub zone: String,
+    pub traits: Vec<String>,
+    pub enabled: bool,
+    pub leaving: bool,
+    pub health: String,
+    pub limit_vcpus: i64,
+    pub limit_memory_mib: i64,
+    pub limit_disk_gib: i64,
+    pub used_vcpus: i64,
+    pub used_memory_mib: i64,
+    pub used_disk_gib: i64,
+}
+
+pub async fn candidates(conn: &mut PgConnection) -> Result<Vec<Candidate>> {
+    let rows = sqlx::query_as(
+        "select id, name, zone, traits, enabled, removed_at is not null as leaving, health,
+                limit_vcpus, limit_memory_mib, limit_disk_gib, used_vcpus, used_memory_mib, used_disk_gib
+         from hosts order by id",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The last trace of a host that left, once nothing of ours is on it.
+pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    let done = sqlx::query(
+        "delete from hosts h where id = $1 and removed_at is not null
+             and not exists (select from incarnations c where c.host_id = h.id)",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

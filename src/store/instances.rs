@@ -1,0 +1,381 @@
+//! Instances in the database: requests write the wish, the reconciler what it saw; no statement writes both.
+
+use std::net::IpAddr;
+
+use chrono::TimeDelta;
+use ipnet::IpNet;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::id::{FlavorId, HostId, ImageId, IncarnationId, InstanceId, TenantId, UserId};
+use crate::domain::instance::{Power, Wanted, Wish};
+use crate::domain::page::Page;
+use crate::domain::text::{Labels, Name};
+
+/// A row to be.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub id: InstanceId,
+    pub tenant: TenantId,
+    pub name: Name,
+    pub labels: Labels,
+    pub image: ImageId,
+    pub flavor: FlavorId,
+    pub flavor_name: String,
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+    pub traits: Vec<String>,
+    pub user_data: Option<String>,
+    pub ssh_keys: Vec<String>,
+    pub wanted: Wanted,
+    pub stop_grace_s: i64,
+    pub created_by: UserId,
+    pub request_id: String,
+}
+
+/// An instance with its incarnation, its host's health and its account on the work list.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Record {
+    pub id: InstanceId,
+    pub tenant_id: TenantId,
+    pub name: Name,
+    pub labels: Json<Labels>,
+    pub image_id: ImageId,
+    pub flavor_id: FlavorId,
+    pub flavor_name: String,
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+    pub traits: Vec<String>,
+    pub created_by: Option<UserId>,
+    pub created_at: Time,
+
+    pub wanted: Wanted,
+    pub wanted_at: Time,
+    pub boot: i64,
+    pub hard: bool,
+    pub stop_grace_s: i64,
+    pub revision: i64,
+
+    pub observed_power: Power,
+    pub observed_boot: Option<i64>,
+    pub observed_at: Option<Time>,
+    pub observed_revision: i64,
+    pub agent: bool,
+    pub seen_addresses: Vec<IpNet>,
+    pub started_at: Option<Time>,
+    pub quick_exits: i64,
+
+    pub incarnation_id: Option<IncarnationId>,
+    pub host_id: Option<HostId>,
+    pub disk_made: bool,
+    pub seed_made: bool,
+    pub host_health: Option<String>,
+    pub host_reason: Option<String>,
+    pub host_since: Option<Time>,
+
+    pub due_at: Option<Time>,
+    pub attempts: i64,
+    pub stalled_at: Option<Time>,
+    pub failing_since: Option<Time>,
+    pub waiting: Option<String>,
+    pub last_error: Option<String>,
+    pub last_error_at: Option<Time>,
+}
+
+impl Record {
+    pub fn wish(&self) -> Wish {
+        Wish {
+            wanted: self.wanted,
+            wanted_at: self.wanted_at,
+            boot: self.boot,
+            hard: self.hard,
+            grace: TimeDelta::seconds(self.stop_grace_s),
+        }
+    }
+
+    pub fn saw_address(&self, address: IpAddr) -> bool {
+        self.seen_addresses.iter().any(|net| net.addr() == address)
+    }
+}
+
+/// Everything of a `Record`; the filters follow.
+macro_rules! records {
+    ($filter:literal) => {
+        concat!(
+            "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
+                    i.disk_gib, i.traits, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
+                    i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
+                    i.agent, i.seen_addresses, i.started_at, i.quick_exits,
+                    c.id as incarnation_id, c.host_id,
+                    coalesce(c.disk_made, false) as disk_made, coalesce(c.seed_made, false) as seed_made,
+                    h.health as host_health, h.health_reason as host_reason, h.health_since as host_since,
+                    nullif(w.due_at, 'infinity') as due_at, coalesce(w.attempts, 0) as attempts, w.stalled_at,
+                    w.failing_since, w.reason as waiting, w.last_error, w.last_error_at
+             from instances i
+             left join incarnations c on c.instance_id = i.id and c.fenced_at is null
+             left join hosts h on h.id = c.host_id
+             left join work w on w.kind = 'instance' and w.item = i.id
+             where ",
+            $filter
+        )
+    };
+}
+
+pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<()> {
+    sqlx::query(
+        "insert into instances (id, tenant_id, name, labels, image_id, flavor_id, flavor_name, vcpus, memory_mib, disk_gib,
+                                traits, user_data, ssh_keys, created_by, request_id, created_at, wanted, wanted_at,
+                                stop_grace_s)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $16, $18)",
+    )
+    .bind(new.id)
+    .bind(new.tenant)
+    .bind(&new.name)
+    .bind(Json(&new.labels))
+    .bind(new.image)
+    .bind(new.flavor)
+    .bind(&new.flavor_name)
+    .bind(new.vcpus)
+    .bind(new.memory_mib)
+    .bind(new.disk_gib)
+    .bind(&new.traits)
+    .bind(&new.user_data)
+    .bind(&new.ssh_keys)
+    .bind(new.created_by)
+    .bind(&new.request_id)
+    .bind(now)
+    .bind(new.wanted)
+    .bind(new.stop_grace_s)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// `scope`: the tenant whose instance it must be; `None` for an admin and for the reconciler.
+pub async fn get(
+    conn: &mut PgConnection,
+    scope: Option<TenantId>,
+    id: InstanceId,
+) -> Result<Option<Record>> {
+    let record = sqlx::query_as(records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)"))
+        .bind(id)
+        .bind(scope)
+        .fetch_optional(conn)
+        .await?;
+    Ok(record)
+}
+
+/// The same, locked until the transaction ends: for a change of the wish.
+pub async fn lock(
+    conn: &mut PgConnection,
+    scope: Option<TenantId>,
+    id: InstanceId,
+) -> Result<Option<Record>> {
+    let record = sqlx::query_as(records!(
+        "i.id = $1 and ($2::uuid is null or i.tenant_id = $2) for update of i"
+    ))
+    .bind(id)
+    .bind(scope)
+    .fetch_optional(conn)
+    .await?;
+    Ok(record)
+}
+
+/// Which instances a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub tenant: Option<TenantId>,
+    pub name: Option<String>,
+    /// Labels that all must be there.
+    pub labels: Labels,
+    pub host: Option<HostId>,
+}
+
+pub async fn list(conn: &mut PgConnection, filter: &Filter, page: &Page) -> Result<Vec<Record>> {
+    let records = sqlx::query_as(records!(
+        "i.id > $1
+           and ($2::uuid is null or i.tenant_id = $2)
+           and ($3::text is null or i.name = $3)
+           and i.labels @> $4
+           and ($5::uuid is null or c.host_id = $5)
+         order by i.id limit $6"
+    ))
+    .bind(page.after)
+    .bind(filter.tenant)
+    .bind(&filter.name)
+    .bind(Json(&filter.labels))
+    .bind(filter.host)
+    .bind(page.fetch())
+    .fetch_all(conn)
+    .await?;
+    Ok(records)
+}
+
+/// Writes the wish; gives the new revision.
+pub async fn wish(conn: &mut PgConnection, id: InstanceId, wish: &Wish) -> Result<i64> {
+    let revision = sqlx::query_scalar(
+        "update instances set wanted = $2, wanted_at = $3, boot = $4, hard = $5, stop_grace_s = $6, revision = revision + 1
+         where id = $1 returning revision",
+    )
+    .bind(id)
+    .bind(wish.wanted)
+    .bind(wish.wanted_at)
+    .bind(wish.boot)
+    .bind(wish.hard)
+    .bind(wish.grace.num_seconds())
+    .fetch_one(conn)
+    .await?;
+    Ok(revision)
+}
+
+/// Changes what the guest does not see.
+pub async fn rename(
+    conn: &mut PgConnection,
+    id: InstanceId,
+    name: Option<&Name>,
+    labels: Option<&Labels>,
+) -> Result<()> {
+    sqlx::query(
+        "update instances set name = coalesce($2, name), labels = coalesce($3, labels), revision = revision + 1,
+             observed_revision = case when observed_revision = revision then revision + 1 else observed_revision end
+         where id = $1",
+    )
+    .bind(id)
+    .bind(name)
+    .bind(labels.map(Json))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What was seen in one look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub power: Power,
+    pub boot: Option<i64>,
+    pub agent: bool,
+    pub addresses: Vec<IpAddr>,
+    /// The revision of the wish that the world was seen to match; `None`: it did not match yet.
+    pub matches: Option<i64>,
+    pub started_at: Option<Time>,
+    pub quick_exits: i64,
+}
+
+/// Writes what was seen; gives whether anything was new.
+pub async fn observe(
+    conn: &mut PgConnection,
+    id: InstanceId,
+    seen: &Observation,
+    now: Time,
+) -> Result<bool> {
+    let addresses: Vec<IpNet> = seen.addresses.iter().copied().map(IpNet::from).collect();
+    let done = sqlx::query(
+        "update instances
+         set observed_power = $2, observed_boot = coalesce($3, observed_boot), agent = $4, seen_addresses = $5,
+             observed_revision = coalesce($6, observed_revision), started_at = $7, quick_exits = $8, observed_at = $9
+         where id = $1
+           and (observed_power, coalesce(observed_boot, -1), agent, seen_addresses, observed_revision,
+                coalesce(started_at, 'epoch'), quick_exits)
+               is distinct from
+               ($2, coalesce($3, observed_boot, -1), $4, $5, coalesce($6, observed_revision),
+                coalesce($7, 'epoch'), $8)",
+    )
+    .bind(id)
+    .bind(seen.power)
+    .bind(seen.boot)
+    .bind(seen.agent)
+    .bind(addresses)
+    .bind(seen.matches)
+    .bind(seen.started_at)
+    .bind(seen.quick_exits)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What only the seed needs.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct SeedData {
+    pub user_data: Option<String>,
+    pub ssh_keys: Vec<String>,
+}
+
+pub async fn seed_data(conn: &mut PgConnection, id: InstanceId) -> Result<Option<SeedData>> {
+    let data = sqlx::query_as("select user_data, ssh_keys from instances where id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(data)
+}
+
+/// The row goes: the last statement of a deletion.
+pub async fn forget(conn: &mut PgConnection, id: InstanceId) -> Result<()> {
+    sqlx::query("delete from instances where id = $1").bind(id).execute(conn).await?;
+    Ok(())
+}
+
+/// What a scan of a host compares with the domains that it found there.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Resting {
+    pub id: InstanceId,
+    pub incarnation_id: IncarnationId,
+    pub wanted: Wanted,
+    pub boot: i64,
+    pub observed_power: Power,
+    /// Not on the list of due work: only a signal or a scan would look at it.
+    pub rests: bool,
+}
+
+pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Resting>> {
+    let resting = sqlx::query_as(
+        "select i.id, c.id as incarnation_id, i.wanted, i.boot, i.observed_power,
+                coalesce(w.due_at = 'infinity', true) as rests
+         from incarnations c
+         join instances i on i.id = c.instance_id
+         left join work w on w.kind = 'instance' and w.item = i.id
+         where c.host_id = $1 and c.fenced_at is null",
+    )
+    .bind(host)
+    .fetch_all(conn)
+    .await?;
+    Ok(resting)
+}
+
+/// Instances that wait for a base image on a host: to be looked at when it is there.
+pub async fn waiting_for_image(
+    conn: &mut PgConnection,
+    host: HostId,
+    sha256: &str,
+) -> Result<Vec<Uuid>> {
+    let ids = sqlx::query_scalar(
+        "select i.id from incarnations c
+         join instances i on i.id = c.instance_id
+         join images m on m.id = i.image_id and m.sha256 = $2
+         where c.host_id = $1 and c.fenced_at is null and i.observed_power = 'none' and i.wanted in ('running', 'paused')",
+    )
+    .bind(host)
+    .bind(sha256)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
+
+/// Instances that wait for a host to be placed on, oldest first.
+pub async fn unplaced(conn: &mut PgConnection, limit: i64) -> Result<Vec<InstanceId>> {
+    let ids = sqlx::query_scalar(
+        "select i.id from instances i
+         where i.wanted in ('running', 'paused')
+           and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
+         order by i.id limit $1",
+    )
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
