@@ -28,6 +28,8 @@ create index events_resource_idx on events (resource_id, seq);
 create table event_feed (
     singleton boolean not null default true,
     last_seq bigint not null default 0,
+    -- retention has removed events up to this one: a reader who stopped before it has missed some
+    forgotten_seq bigint not null default 0,
     constraint event_feed_pkey primary key (singleton),
     constraint event_feed_one_row check (singleton)
 );

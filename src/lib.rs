@@ -2,19 +2,21 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::panic))]
 
+/// HTTP in, HTTP out: routes, extractors, problem+json.
+pub mod api;
 /// The command line for people: client commands, and `up`.
 pub mod cli;
 /// Every setting, its flag, variable, file key and default.
 pub mod config;
-/// HTTP in, HTTP out: routes, extractors, problem+json.
-pub mod api;
-/// What a caller may do: authorize, open the transaction, record the wish.
-pub mod service;
 /// What things are: types and pure functions; no async, no I/O.
 pub mod domain;
-/// The best-fit core: which host takes an instance, and why not; pure.
-pub mod placement;
-/// The only room that speaks SQL.
-pub mod store;
 /// The only room that knows libvirt.
 pub mod hypervisor;
+/// The best-fit core: which host takes an instance, and why not; pure.
+pub mod placement;
+/// Makes the world match the store.
+pub mod reconcile;
+/// What a caller may do: authorize, open the transaction, record the wish.
+pub mod service;
+/// The only room that speaks SQL.
+pub mod store;

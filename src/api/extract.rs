@@ -140,20 +140,23 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let bearer = text(&parts.headers, "authorization")?.and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let bearer = bearer.ok_or_else(|| {
-            Error::Unauthenticated(
-                "send Authorization: Bearer TOKEN; POST /v1/auth/login gives one".into(),
-            )
-        })?;
-        let mut caller = service::auth::authenticate(app, bearer).await?;
+        let mut caller = service::auth::authenticate(app, bearer(&parts.headers)?).await?;
         caller.request_id = request_id(&parts.headers);
         caller.idempotency_key = idempotency_key(&parts.headers)?;
         Ok(caller)
     }
+}
+
+/// The token of `Authorization: Bearer`.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let token = text(headers, "authorization")?.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.ok_or_else(|| {
+        let detail = "send Authorization: Bearer TOKEN; POST /v1/auth/login gives one";
+        Error::Unauthenticated(detail.into()).into()
+    })
 }
 
 /// The id that the request-id layer made sure of.
@@ -171,7 +174,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(key.map(str::to_owned))
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
+/// A header as text.
+pub fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
     headers
         .get(name)
         .map(|value| {

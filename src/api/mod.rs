@@ -1,6 +1,8 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
 pub mod document;
+mod event_stream;
+pub mod events;
 pub mod extract;
 pub mod flavors;
 pub mod problem;
@@ -27,7 +29,9 @@ use problem::Problem;
 
 /// Every operation with its document.
 fn operations() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(document::Document::openapi()).merge(flavors::routes())
+    OpenApiRouter::with_openapi(document::Document::openapi())
+        .merge(flavors::routes())
+        .merge(events::routes())
 }
 
 /// The OpenAPI 3.1 document.

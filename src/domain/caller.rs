@@ -47,6 +47,17 @@ impl Caller {
         })
     }
 
+    /// Whose rows a list shows: the token's tenant's, or with `?all_tenants=true`, which is for admins, everyone's (`None`).
+    pub fn listed(&self, all_tenants: bool) -> Result<Option<TenantId>> {
+        if !all_tenants {
+            return self.tenant().map(Some);
+        }
+        if self.admin {
+            return Ok(None);
+        }
+        Err(Error::Forbidden("all_tenants=true is for the cloud's admins: leave it out".into()))
+    }
+
     /// Whose rows a statement may touch: `None` means all, which only an admin gets.
     /// Every tenant-owned statement carries `($n::uuid is null or tenant_id = $n)` with this.
     pub fn scope(&self) -> Option<TenantId> {

@@ -1,5 +1,6 @@
 //! What things are: types and pure functions; no async, no I/O.
 
+pub mod beat;
 pub mod caller;
 pub mod clock;
 pub mod error;

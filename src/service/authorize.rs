@@ -25,6 +25,7 @@ pub const MATRIX: &[(&str, Need)] = &[
     ("list_flavors", User),
     ("get_flavor", User),
     ("delete_flavor", Admin),
+    ("list_events", Tenant(Reader)),
 ];
 
 /// The row of `operation`; an operation without a row is the admin's alone.

@@ -2,7 +2,9 @@
 
 pub mod auth;
 pub mod authorize;
+pub mod events;
 pub mod flavors;
+pub mod limits;
 mod write;
 
 use std::ops::Deref;
@@ -10,18 +12,27 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 use sqlx::pool::PoolConnection;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use write::{Begin, Write};
 
 use crate::config::Config;
+use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::error::Result;
 use crate::store::changes::Changes;
+use limits::Limits;
 
 /// What every service function is given; cheap to clone.
 #[derive(Clone)]
-pub struct App(Arc<Parts>);
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    limits: Limits,
+    beats: Beats,
+}
 
 pub struct Parts {
     pub db: PgPool,
@@ -30,11 +41,24 @@ pub struct Parts {
     /// Our id in every stamp.
     pub cloud: Uuid,
     pub changes: Changes,
+    /// Cancelled when the process is to end: waits and streams end then.
+    pub shutdown: CancellationToken,
 }
 
 impl App {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let limits = Limits::new(&parts.config);
+        Self(Arc::new(Inner { parts, limits, beats: Beats::default() }))
+    }
+
+    /// How much this process works on at a time.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// The loops of this process: each registers and says that it lives, or `/readyz` names it.
+    pub fn beats(&self) -> &Beats {
+        &self.0.beats
     }
 
     /// A connection for reading.
@@ -47,6 +71,6 @@ impl Deref for App {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.0.parts
     }
 }

@@ -1,10 +1,11 @@
-//! News within this process: what changed (for waits and streams) and that there is work (for the pace loop).
+//! News within this process: what changed (for waits), that there is work (for the pace loop), how far the feed reaches (for
+//! streams).
 //!
-//! Both only wake: whoever is woken looks at the database, and looks now and then without being woken too.
+//! They only wake: whoever is woken looks at the database, and looks now and then without being woken too.
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use uuid::Uuid;
 
 /// Cheap to clone; all clones are one.
@@ -13,11 +14,17 @@ pub struct Changes {
     changed: broadcast::Sender<Uuid>,
     work: Arc<Notify>,
     events: Arc<Notify>,
+    newest: watch::Sender<i64>,
 }
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { changed: broadcast::Sender::new(1024), work: Arc::default(), events: Arc::default() }
+        Self {
+            changed: broadcast::Sender::new(1024),
+            work: Arc::default(),
+            events: Arc::default(),
+            newest: watch::Sender::new(0),
+        }
     }
 }
 
@@ -46,5 +53,19 @@ impl Changes {
     /// Events wait for their number.
     pub async fn events(&self) {
         self.events.notified().await;
+    }
+
+    /// The feed reaches to `seq` now, whichever process published it.
+    pub fn published(&self, seq: i64) {
+        self.newest.send_if_modified(|newest| {
+            let newer = seq > *newest;
+            *newest = seq.max(*newest);
+            newer
+        });
+    }
+
+    /// The number of the newest event that this process knows of; `changed()` waits for the next one.
+    pub fn newest(&self) -> watch::Receiver<i64> {
+        self.newest.subscribe()
     }
 }

@@ -7,6 +7,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::id::TenantId;
+use crate::domain::page::{Order, SeqPage};
 
 /// Writes an event; it shows in the feed once it is numbered.
 pub async fn insert(conn: &mut PgConnection, event: &NewEvent, now: Time) -> Result<()> {
@@ -32,9 +33,25 @@ pub async fn insert(conn: &mut PgConnection, event: &NewEvent, now: Time) -> Res
     Ok(())
 }
 
-/// Numbers up to 1,000 committed events; gives how many. Safe in several processes at once: the row of `event_feed` is the
-/// lock, so that numbers become visible in their order. (A bare sequence would let a reader skip a late commit.)
-pub async fn publish(conn: &mut PgConnection) -> Result<u64> {
+/// Numbers committed events until none is left, 1,000 at a time; gives how far the feed reaches. Safe in several processes at
+/// once: the row of `event_feed` is the lock, so that numbers become visible in their order. (A bare sequence would let a
+/// reader skip a late commit.)
+pub async fn publish(conn: &mut PgConnection) -> Result<i64> {
+    loop {
+        // Looking takes no lock and writes nothing, so that an idle publisher costs nothing.
+        let (last, fresh): (i64, bool) = sqlx::query_as(
+            "select last_seq, exists (select from events where seq is null) from event_feed",
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        if !fresh {
+            return Ok(last);
+        }
+        number(conn).await?;
+    }
+}
+
+async fn number(conn: &mut PgConnection) -> Result<()> {
     let mut tx = conn.begin().await?;
     let last: i64 = sqlx::query_scalar("select last_seq from event_feed for update")
         .fetch_one(&mut *tx)
@@ -56,7 +73,7 @@ pub async fn publish(conn: &mut PgConnection) -> Result<u64> {
             .await?;
     }
     tx.commit().await?;
-    Ok(done)
+    Ok(())
 }
 
 /// What a reader of the feed asks for.
@@ -68,44 +85,68 @@ pub struct Filter {
     pub kind: Option<String>,
 }
 
-/// Up to `limit` events after `after`, in the feed's order.
-pub async fn list(
-    conn: &mut PgConnection,
-    filter: &Filter,
-    after: i64,
-    limit: i64,
-) -> Result<Vec<Event>> {
-    let events = sqlx::query_as(
-        "select * from events
-         where seq > $1
-           and ($2::uuid is null or tenant_id = $2)
-           and ($3::uuid is null or resource_id = $3)
-           and ($4::text is null or kind = $4)
-         order by seq limit $5",
-    )
-    .bind(after)
-    .bind(filter.tenant)
-    .bind(filter.resource)
-    .bind(&filter.kind)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+/// The events of a page, in its order; one more than its limit, if there are as many.
+pub async fn list(conn: &mut PgConnection, filter: &Filter, page: &SeqPage) -> Result<Vec<Event>> {
+    let sql = match page.order {
+        Order::Asc => {
+            "select * from events
+             where seq > $1 and seq < $2
+               and ($3::uuid is null or tenant_id = $3)
+               and ($4::uuid is null or resource_id = $4)
+               and ($5::text is null or kind = $5)
+             order by seq limit $6"
+        }
+        Order::Desc => {
+            "select * from events
+             where seq > $1 and seq < $2
+               and ($3::uuid is null or tenant_id = $3)
+               and ($4::uuid is null or resource_id = $4)
+               and ($5::text is null or kind = $5)
+             order by seq desc limit $6"
+        }
+    };
+    let events = sqlx::query_as(sql)
+        .bind(page.after)
+        .bind(page.before)
+        .bind(filter.tenant)
+        .bind(filter.resource)
+        .bind(&filter.kind)
+        .bind(page.fetch())
+        .fetch_all(conn)
+        .await?;
     Ok(events)
 }
 
-/// The number of the newest event.
-pub async fn last(conn: &mut PgConnection) -> Result<i64> {
-    let last = sqlx::query_scalar("select last_seq from event_feed").fetch_one(conn).await?;
-    Ok(last)
+/// How far the feed reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Reach {
+    /// The number of the newest event; 0 if there was none yet.
+    pub last_seq: i64,
+    /// Retention has removed events up to this one.
+    pub forgotten_seq: i64,
+}
+
+pub async fn reach(conn: &mut PgConnection) -> Result<Reach> {
+    let reach =
+        sqlx::query_as("select last_seq, forgotten_seq from event_feed").fetch_one(conn).await?;
+    Ok(reach)
 }
 
 /// Forgets up to 1,000 events of before `before`; gives how many.
 pub async fn forget(conn: &mut PgConnection, before: Time) -> Result<u64> {
-    let done = sqlx::query(
-        "delete from events where id in (select id from events where at < $1 and seq is not null order by seq limit 1000)",
+    let done = sqlx::query_scalar::<_, i64>(
+        "with gone as (
+             delete from events where id in
+                 (select id from events where at < $1 and seq is not null order by seq limit 1000)
+             returning seq
+         ), noted as (
+             update event_feed set forgotten_seq = greatest(forgotten_seq, (select max(seq) from gone))
+             where exists (select from gone)
+         )
+         select count(*) from gone",
     )
     .bind(before)
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(done.rows_affected())
+    Ok(done.unsigned_abs())
 }

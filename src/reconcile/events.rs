@@ -1,0 +1,49 @@
+//! The publisher: gives committed events their number, and tells the streams how far the feed reaches.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::beat::Beats;
+use crate::domain::clock::Clock;
+use crate::domain::error::Result;
+use crate::store;
+use crate::store::changes::Changes;
+
+/// How often the feed is looked at when nothing wakes us: other processes write and publish too.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Numbers what is committed, and tells the streams of this process, also of what another process numbered.
+pub async fn publish_once(db: &PgPool, changes: &Changes) -> Result<()> {
+    let last = store::events::publish(&mut *db.acquire().await?).await?;
+    changes.published(last);
+    Ok(())
+}
+
+/// The publisher's loop, until `shutdown`. A failure is logged and tried again at the next round.
+pub async fn publish_forever(
+    db: PgPool,
+    changes: Changes,
+    clock: Clock,
+    beats: Beats,
+    shutdown: CancellationToken,
+) {
+    // A round may wait 10 s for a connection and 30 s for a statement before it fails.
+    let beat = beats.register("events", Duration::from_secs(60), clock.now());
+    loop {
+        // On shutdown too: what was written last is numbered before we go.
+        if let Err(error) = publish_once(&db, &changes).await {
+            tracing::warn!(%error, "events could not be published; trying again");
+        }
+        beat.alive(clock.now());
+        if shutdown.is_cancelled() {
+            return;
+        }
+        tokio::select! {
+            () = changes.events() => {}
+            () = tokio::time::sleep(POLL) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How much is worked on at a time: a counter for each kind of request, with the bounds of the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Config;
+use crate::domain::error::{Error, Result};
+
+/// What counts a request until it is dropped.
+pub type Permit = OwnedSemaphorePermit;
+
+/// The counters of one process.
+#[derive(Debug)]
+pub struct Limits {
+    requests: Counter,
+    waits: Counter,
+    uploads: Counter,
+    streams: Counter,
+}
+
+#[derive(Debug)]
+struct Counter {
+    free: Arc<Semaphore>,
+    most: u32,
+    what: &'static str,
+}
+
+impl Limits {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            requests: Counter::new(config.max_requests, "requests"),
+            waits: Counter::new(config.max_waits, "waiting requests"),
+            uploads: Counter::new(config.max_uploads, "uploads"),
+            streams: Counter::new(config.max_streams, "event streams"),
+        }
+    }
+
+    /// A request that neither waits, uploads nor streams. All four fail with `Unavailable` where the limit is reached.
+    pub fn request(&self) -> Result<Permit> {
+        self.requests.take()
+    }
+
+    pub fn wait(&self) -> Result<Permit> {
+        self.waits.take()
+    }
+
+    pub fn upload(&self) -> Result<Permit> {
+        self.uploads.take()
+    }
+
+    pub fn stream(&self) -> Result<Permit> {
+        self.streams.take()
+    }
+}
+
+impl Counter {
+    fn new(most: u32, what: &'static str) -> Self {
+        let size = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(size)), most, what }
+    }
+
+    fn take(&self) -> Result<Permit> {
+        self.free.clone().try_acquire_owned().map_err(|_full_and_never_closed| Error::Unavailable {
+            detail: format!(
+                "this server works on {} {} at a time and has as many: try again in a moment",
+                self.most, self.what
+            ),
+            retry_after: Duration::from_secs(1),
+        })
+    }
+}
