@@ -12,3 +12,4 @@ pub mod image;
 pub mod instance;
 pub mod page;
 pub mod text;
+pub mod user_data;

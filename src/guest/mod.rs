@@ -1,0 +1,3 @@
+//! What a guest is given: the NoCloud seed, pure.
+
+pub mod seed;
