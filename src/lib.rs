@@ -10,6 +10,8 @@ pub mod cli;
 pub mod config;
 /// What things are: types and pure functions; no async, no I/O.
 pub mod domain;
+/// What a guest is given: the NoCloud seed.
+pub mod guest;
 /// The only room that knows libvirt.
 pub mod hypervisor;
 /// The best-fit core: which host takes an instance, and why not; pure.

@@ -38,7 +38,8 @@ fn joliet(image: &[u8], name: &str) -> Vec<u8> {
 fn rock_ridge(image: &[u8]) -> Vec<(String, u32)> {
     let image = IsoImage::open(Cursor::new(image)).expect("open");
     let root = image.root_dir();
-    let entries = root.iter(&image).entries().map(|entry| entry.expect("entry"));
+    let records = root.iter(&image);
+    let entries = records.entries().map(|entry| entry.expect("entry"));
     let mut names = Vec::new();
     for entry in entries.filter(|entry| !entry.is_special()) {
         let Some(rrip) = entry.rrip.as_ref() else { continue };
