@@ -1,5 +1,6 @@
 //! Pileus: a small cloud in one binary. The map of the house, in reading order.
 
+#![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::panic))]
 
 /// HTTP in, HTTP out: routes, extractors, problem+json.

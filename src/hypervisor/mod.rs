@@ -3,6 +3,16 @@
 //! Every method blocks and may hang; `Hosts` runs it on a bounded set of threads with a deadline.
 //! Every method that changes something is an *ensure*: done twice, or done and never heard of, it leaves the same world.
 
+pub mod fake;
+pub mod hosts;
+pub mod libvirt;
+mod names;
+mod xml;
+
+pub use fake::{FakeHost, Inject};
+pub use hosts::Hosts;
+pub use libvirt::Libvirt;
+
 use std::fmt;
 use std::io::Read;
 use std::net::IpAddr;

@@ -1,0 +1,135 @@
+//! A few connections a host, opened when needed, checked out for one call at a time.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use virt::connect::Connect;
+
+use super::fault::during;
+use super::ffi;
+use crate::hypervisor::{Fault, FaultKind};
+
+/// libvirtd serves five calls a connection and twenty workers in all: four connections keep a host busy.
+const MAX: usize = 4;
+/// How long a call waits for a connection while all are taken; the caller's own deadline is mostly shorter.
+const WAIT: Duration = Duration::from_secs(60);
+/// A host that answers no ping for 5 s × 3 is gone.
+const KEEPALIVE: (i32, u32) = (5, 3);
+
+pub struct Connections {
+    uri: String,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connect>,
+    /// Open ones, idle or checked out, and those being opened.
+    open: usize,
+}
+
+/// Opens a connection that tells of its loss. Blocks as long as the transport does.
+pub fn open(uri: &str) -> Result<Connect, Fault> {
+    if uri.contains('\0') {
+        return Err(Fault::permanent("connect: the URI has a NUL in it"));
+    }
+    ffi::init()?;
+    let conn = Connect::open(Some(uri)).map_err(|error| Fault {
+        // Whatever the reason, nothing was asked.
+        kind: FaultKind::Unreachable,
+        ..during(format!("connect to {uri}"))(error)
+    })?;
+    // Local drivers have no transport that could be lost, and refuse.
+    let _ = conn.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1);
+    Ok(conn)
+}
+
+impl Connections {
+    pub fn new(uri: String) -> Self {
+        Self { uri, state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Runs `call`; once more on a new connection where an old one turns out to be lost: every call is an ensure.
+    pub fn with<T>(&self, mut call: impl FnMut(&Connect) -> Result<T, Fault>) -> Result<T, Fault> {
+        let (conn, used) = self.take()?;
+        let outcome = call(&conn);
+        let lost = self.give_back(conn, outcome.as_ref().err());
+        match outcome {
+            Err(_) if lost && used => {
+                let (conn, _) = self.take()?;
+                let outcome = self.judge(&conn, call(&conn));
+                self.give_back(conn, outcome.as_ref().err());
+                outcome
+            }
+            Err(fault) if lost => Err(Fault { kind: FaultKind::Unreachable, ..fault }),
+            outcome => outcome,
+        }
+    }
+
+    /// Runs `call` once, for what cannot be repeated.
+    pub fn once<T>(&self, call: impl FnOnce(&Connect) -> Result<T, Fault>) -> Result<T, Fault> {
+        let (conn, _) = self.take()?;
+        let outcome = self.judge(&conn, call(&conn));
+        self.give_back(conn, outcome.as_ref().err());
+        outcome
+    }
+
+    /// A fault on a lost connection tells nothing about the host, whatever its code.
+    fn judge<T>(&self, conn: &Connect, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        outcome.map_err(|fault| match conn.is_alive() {
+            Ok(true) => fault,
+            Ok(false) | Err(_) => Fault { kind: FaultKind::Unreachable, ..fault },
+        })
+    }
+
+    /// A live connection, and whether it was used before.
+    fn take(&self) -> Result<(Connect, bool), Fault> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            while let Some(conn) = state.idle.pop() {
+                if matches!(conn.is_alive(), Ok(true)) {
+                    return Ok((conn, true));
+                }
+                state.open -= 1;
+            }
+            if state.open < MAX {
+                state.open += 1;
+                break;
+            }
+            let (next, timeout) = self
+                .returned
+                .wait_timeout(state, WAIT)
+                .unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                return Err(Fault::unreachable(format!(
+                    "connect to {}: all {MAX} connections have been busy for {} s",
+                    self.uri,
+                    WAIT.as_secs()
+                )));
+            }
+            state = next;
+        }
+        drop(state);
+        open(&self.uri).map(|conn| (conn, false)).inspect_err(|_| self.forget())
+    }
+
+    /// Keeps the connection unless it is lost; tells whether it is.
+    fn give_back(&self, conn: Connect, fault: Option<&Fault>) -> bool {
+        let unreachable = fault.is_some_and(|f| f.kind == FaultKind::Unreachable);
+        if unreachable || !matches!(conn.is_alive(), Ok(true)) {
+            self.forget();
+            // Closing talks to the host, which may hang: not under the lock.
+            drop(conn);
+            return true;
+        }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).idle.push(conn);
+        self.returned.notify_one();
+        false
+    }
+
+    fn forget(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
+        self.returned.notify_one();
+    }
+}

@@ -1,0 +1,234 @@
+//! Domains. They are transient: one call makes them and nothing is left when they end; the definition lies in PostgreSQL.
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::{Error, ErrorNumber as Code};
+use virt::sys;
+
+use super::fault::{during, fault, is, is_absent};
+use super::{Libvirt, ffi};
+use crate::domain::id::InstanceId;
+use crate::hypervisor::xml::domain::Places;
+use crate::hypervisor::{
+    DomainSeen, DomainSpec, Fault, FaultKind, Power, VolumeFormat, names, xml,
+};
+
+/// Seconds that a guest agent has to answer a ping.
+const PING_SECONDS: i32 = 2;
+
+pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
+    match lookup(conn, id)? {
+        Some(domain) => see(&domain),
+        None => Ok(None),
+    }
+}
+
+pub fn all(conn: &Connect) -> Result<Vec<DomainSeen>, Fault> {
+    let domains = conn.list_all_domains(0).map_err(during("list the host's domains"))?;
+    domains.iter().filter_map(|domain| see(domain).transpose()).collect()
+}
+
+fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
+    present(&format!("find domain {id}"), conn.lookup_domain_by_uuid(id.0))
+}
+
+/// `None` where libvirt says that the thing is surely not there.
+pub fn present<T>(what: &str, answer: Result<T, Error>) -> Result<Option<T>, Fault> {
+    match answer {
+        Ok(thing) => Ok(Some(thing)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(fault(what, &error)),
+    }
+}
+
+/// `None`: it went away while it was looked at.
+fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
+    let Some(text) = present("read a domain", domain.xml_desc(0))? else { return Ok(None) };
+    let Some(state) = present("read a domain's state", ffi::state(domain))? else {
+        return Ok(None);
+    };
+    let xml::domain::Seen { id, name, stamp, agent } = xml::domain::read(&text)?;
+    Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent }))
+}
+
+fn power(state: sys::virDomainState) -> Power {
+    match state {
+        sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
+        sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,
+        _ => Power::Off,
+    }
+}
+
+/// Whether the guest agent answers. libvirt says so many things where it does not that only a lost host is a fault.
+pub fn agent_ping(conn: &Connect, id: InstanceId) -> Result<bool, Fault> {
+    let Some(domain) = lookup(conn, id)? else { return Ok(false) };
+    match domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, PING_SECONDS, 0) {
+        Ok(_) => Ok(true),
+        Err(error) => match fault("ping the guest agent", &error) {
+            Fault { kind: FaultKind::Unreachable, message } => Err(Fault::unreachable(message)),
+            _ => Ok(false),
+        },
+    }
+}
+
+impl Libvirt {
+    pub(super) fn start_domain(&self, conn: &Connect, spec: &DomainSpec) -> Result<(), Fault> {
+        let name = names::domain(spec.stamp.cloud, spec.stamp.instance);
+        // Before, and not only after a failure: creating a domain over one that is defined and off would replace it.
+        if let Some(there) = in_the_way(conn, spec.stamp.instance, &name)? {
+            return self.judge_existing(spec, &there);
+        }
+        let xml = xml::domain::domain(spec, &self.places(conn, spec)?)?;
+        let Err(error) = conn.create_domain_xml(&xml, 0) else { return Ok(()) };
+        let failed = fault(&format!("start domain {name}"), &error);
+        if failed.kind == FaultKind::Unreachable {
+            return Err(failed);
+        }
+        // Two starters of the same wish may have met.
+        match in_the_way(conn, spec.stamp.instance, &name)? {
+            Some(there) => self.judge_existing(spec, &there),
+            None => Err(failed),
+        }
+    }
+
+    fn judge_existing(&self, spec: &DomainSpec, there: &DomainSeen) -> Result<(), Fault> {
+        let same = there.stamp.is_some_and(|stamp| {
+            let (a, b) = (stamp, spec.stamp);
+            (a.cloud, a.instance, a.incarnation, a.boot)
+                == (b.cloud, b.instance, b.incarnation, b.boot)
+        });
+        let who = || format!("start domain {}: {}", spec.stamp.instance, describe(there));
+        match (same, there.power) {
+            (true, Power::Running | Power::Paused) => Ok(()),
+            (true, Power::Off) => Err(Fault::transient(format!("{} is still going down", who()))),
+            (false, _) => Err(Fault::conflict(format!("{} is in the way", who()))),
+        }
+    }
+
+    fn places(&self, conn: &Connect, spec: &DomainSpec) -> Result<Places, Fault> {
+        let pool = self.pool(conn, &self.disk_pool())?;
+        let look = |name: &str| {
+            let missing =
+                || Fault::transient(format!("start: the volume {name} is not on the host"));
+            let what = format!("find volume {name}");
+            let volume =
+                present(&what, pool.lookup_storage_vol_by_name(name))?.ok_or_else(missing)?;
+            let text = present(&what, volume.xml_desc(0))?.ok_or_else(missing)?;
+            xml::storage::read(&text)
+        };
+        let (disk, seed) = (look(&spec.disk)?, look(&spec.seed)?);
+        let base = match disk.base {
+            Some((path, format)) => Some((path, backing_format(&spec.disk, &format)?)),
+            None => None,
+        };
+        Ok(Places {
+            mock: self.mock(),
+            arch: self.arch(conn)?,
+            disk: disk.path,
+            base,
+            seed: seed.path,
+            console_log: self.console_path(&names::console_log(spec.stamp.incarnation)),
+        })
+    }
+
+    /// The domain, if it is there and ours to touch; `Conflict` if it is somebody else's.
+    fn ours(
+        &self,
+        conn: &Connect,
+        id: InstanceId,
+        what: &str,
+    ) -> Result<Option<(Domain, DomainSeen)>, Fault> {
+        let Some(domain) = lookup(conn, id)? else { return Ok(None) };
+        let Some(seen) = see(&domain)? else { return Ok(None) };
+        if seen.stamp.is_some_and(|stamp| stamp.cloud == self.target.cloud) {
+            return Ok(Some((domain, seen)));
+        }
+        Err(Fault::conflict(format!("{what} domain {id}: {} is not ours", describe(&seen))))
+    }
+
+    pub(super) fn shut_down(&self, conn: &Connect, id: InstanceId) -> Result<(), Fault> {
+        let Some((domain, _)) = self.ours(conn, id, "shut down")? else { return Ok(()) };
+        // The mock driver knows no buttons.
+        let button = if self.mock() { 0 } else { sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN };
+        gone_is_fine(conn, id, "shut down", domain.shutdown_flags(button))
+    }
+
+    pub(super) fn destroy(&self, conn: &Connect, id: InstanceId) -> Result<(), Fault> {
+        let Some((domain, _)) = self.ours(conn, id, "power off")? else { return Ok(()) };
+        gone_is_fine(conn, id, "power off", domain.destroy())?;
+        // Somebody's `virsh edit` makes a transient domain persistent; it stays ours to remove.
+        let Some(left) = lookup(conn, id)? else { return Ok(()) };
+        if !present("look at a domain", left.is_persistent())?.unwrap_or(false) {
+            return Ok(());
+        }
+        let all = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+        let flags = if self.mock() { 0 } else { all };
+        gone_is_fine(conn, id, "undefine", left.undefine_flags(flags))
+    }
+
+    pub(super) fn set_paused(
+        &self,
+        conn: &Connect,
+        id: InstanceId,
+        paused: bool,
+    ) -> Result<(), Fault> {
+        let what = if paused { "pause" } else { "resume" };
+        let gone = || Fault::transient(format!("{what} domain {id}: it is not on the host"));
+        let (domain, seen) = self.ours(conn, id, what)?.ok_or_else(gone)?;
+        let done = match (paused, seen.power) {
+            (true, Power::Running) => domain.suspend(),
+            (false, Power::Paused) => domain.resume(),
+            (true, Power::Paused) | (false, Power::Running) => Ok(()),
+            (_, Power::Off) => return Err(gone()),
+        };
+        done.map_err(during(format!("{what} domain {id}")))
+    }
+}
+
+/// Whoever holds the UUID, or else the name.
+fn in_the_way(conn: &Connect, id: InstanceId, name: &str) -> Result<Option<DomainSeen>, Fault> {
+    if let Some(seen) = find(conn, id)? {
+        return Ok(Some(seen));
+    }
+    match present(&format!("find domain {name}"), conn.lookup_domain_by_name(name))? {
+        Some(domain) => see(&domain),
+        None => Ok(None),
+    }
+}
+
+fn describe(seen: &DomainSeen) -> String {
+    let DomainSeen { id, name, power, stamp, .. } = seen;
+    match stamp {
+        Some(s) => format!(
+            "the {power} domain {name} ({id}; cloud {}, incarnation {}, boot {})",
+            s.cloud, s.incarnation, s.boot
+        ),
+        None => format!("the {power} domain {name} ({id}), which no Pileus made,"),
+    }
+}
+
+/// A domain that ended before or during the call is what was asked for.
+fn gone_is_fine(
+    conn: &Connect,
+    id: InstanceId,
+    what: &str,
+    done: Result<(), Error>,
+) -> Result<(), Fault> {
+    let Err(error) = done else { return Ok(()) };
+    if is_absent(&error) || (is(&error, Code::OperationInvalid) && lookup(conn, id)?.is_none()) {
+        return Ok(());
+    }
+    Err(fault(&format!("{what} domain {id}"), &error))
+}
+
+fn backing_format(disk: &str, format: &str) -> Result<VolumeFormat, Fault> {
+    match format {
+        "raw" => Ok(VolumeFormat::Raw),
+        "qcow2" => Ok(VolumeFormat::Qcow2),
+        other => Err(Fault::permanent(format!(
+            "start: the volume {disk} has a base of format {other:?}, which we never made: delete the volume"
+        ))),
+    }
+}

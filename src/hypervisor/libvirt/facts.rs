@@ -1,0 +1,141 @@
+//! Who a host is and what it has, and the pools that we need there.
+
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::storage_pool::StoragePool;
+use virt::sys;
+
+use super::fault::{during, is_absent};
+use super::{Libvirt, networks};
+use crate::domain::host::VirtType;
+use crate::hypervisor::{Fault, HostFacts, names, xml};
+
+const GIB: u64 = 1 << 30;
+
+impl Libvirt {
+    pub(super) fn read_facts(&self, conn: &Connect) -> Result<HostFacts, Fault> {
+        let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
+        let host = xml::host::read(&capabilities)?;
+        let virt_type = self.resolve_auto(conn, &host);
+        let node = conn.node_info().map_err(during("read the host's size"))?;
+        let hostname = conn.hostname().map_err(during("read the host's name"))?;
+        let host_uuid = match host.uuid {
+            Some(uuid) => uuid,
+            // The mock host has none; the rest of libvirt always has.
+            None if self.mock() => Uuid::new_v5(&Uuid::NAMESPACE_URL, self.target.uri.as_bytes()),
+            None => {
+                return Err(Fault::permanent(
+                    "read the host's capabilities: it has no UUID: set host_uuid in its libvirtd.conf",
+                ));
+            }
+        };
+        self.pool(conn, &self.console_pool())?;
+        let disks = self.pool(conn, &self.disk_pool())?;
+        // The numbers are those of the last refresh. One is refused while a volume is being made, and then the next serves.
+        let _ = disks.refresh(0);
+        let space = disks.info().map_err(during("read the disk pool's size"))?;
+        let foreign_subnets = networks::all(conn, self.target.cloud)?
+            .into_iter()
+            .filter(|network| network.ours.is_none())
+            .flat_map(|network| network.subnets)
+            .collect();
+        Ok(HostFacts {
+            host_uuid,
+            hostname,
+            arch: host.arch,
+            vcpus: i32::try_from(node.cpus).unwrap_or(i32::MAX),
+            memory_mib: to_i64(node.memory / 1024),
+            disk_gib: to_i64(space.capacity / GIB),
+            disk_free_gib: to_i64(space.available / GIB),
+            virt_type,
+            libvirt_version: version(conn.lib_version().map_err(during("read libvirt's version"))?),
+            hypervisor_version: version(
+                conn.hyp_version().map_err(during("read the hypervisor's version"))?,
+            ),
+            cpu_model: host.cpu_model,
+            foreign_subnets,
+        })
+    }
+
+    /// A `/dev/kvm` that opens is not a KVM that runs guests: under some nested hypervisors only the CPU's features tell.
+    fn resolve_auto(&self, conn: &Connect, host: &xml::host::Seen) -> VirtType {
+        if !host.kvm {
+            return VirtType::Qemu;
+        }
+        let x86 = matches!(host.arch.as_str(), "x86_64" | "i686");
+        let expanded = || {
+            let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+            let cpu = conn.baseline_cpu(&[&host.cpu], flags).ok()?;
+            xml::host::can_virtualise(&cpu).ok()
+        };
+        if !x86 || host.hardware || expanded().unwrap_or(false) {
+            VirtType::Kvm
+        } else {
+            VirtType::Qemu
+        }
+    }
+
+    /// The architecture, for a domain's XML.
+    pub(super) fn arch(&self, conn: &Connect) -> Result<String, Fault> {
+        if let Some(arch) = self.arch.get() {
+            return Ok(arch.clone());
+        }
+        let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
+        let arch = xml::host::read(&capabilities)?.arch;
+        Ok(self.arch.get_or_init(|| arch).clone())
+    }
+
+    /// One of our two pools, running; made where it is missing.
+    pub(super) fn pool(&self, conn: &Connect, name: &str) -> Result<StoragePool, Fault> {
+        let doing = |what: &str| format!("{what} the storage pool {name}");
+        let pool = match conn.lookup_storage_pool_by_name(name) {
+            Ok(pool) => pool,
+            Err(error) if is_absent(&error) => {
+                let uuid = names::pool_uuid(self.target.cloud, name);
+                let xml = xml::storage::pool(name, uuid, &self.pool_path(name))?;
+                conn.define_storage_pool_xml(&xml, 0).map_err(during(doing("define")))?
+            }
+            Err(error) => return Err(during(doing("find"))(error)),
+        };
+        if pool.is_active().map_err(during(doing("look at")))? {
+            return Ok(pool);
+        }
+        let text = pool.xml_desc(0).map_err(during(doing("look at")))?;
+        let path = xml::storage::pool_path(&text)?;
+        if path.as_deref() != Some(self.pool_path(name).as_str()) {
+            return Err(Fault::conflict(format!(
+                "start the storage pool {name}: it is there with the directory {}: undefine it, or give this host \
+                 another pool path",
+                path.unwrap_or_default()
+            )));
+        }
+        pool.build(0).map_err(during(doing("make the directory of")))?;
+        if let Err(error) = pool.create(0) {
+            // Another call may have been faster.
+            if !pool.is_active().map_err(during(doing("look at")))? {
+                return Err(during(doing("start"))(error));
+            }
+        }
+        // Kept from a host's reboot; without it the next call starts the pool.
+        let _ = pool.set_autostart(true);
+        Ok(pool)
+    }
+
+    fn pool_path(&self, name: &str) -> String {
+        let part = if name == self.console_pool() { "consoles" } else { "disks" };
+        format!("{}/{part}", self.target.pool_path.trim_end_matches('/'))
+    }
+
+    pub(super) fn console_path(&self, file: &str) -> String {
+        format!("{}/{file}", self.pool_path(&self.console_pool()))
+    }
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// libvirt's `major × 1,000,000 + minor × 1,000 + release`.
+fn version(number: u32) -> String {
+    format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
+}

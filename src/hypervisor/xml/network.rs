@@ -1,0 +1,229 @@
+//! Network XML: a NAT network whose DHCP serves exactly the hosts that it lists.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{child, child_text, parse, write};
+use crate::hypervisor::{DhcpHost, Fault, NetworkSpec, names};
+
+/// Seconds that a lease lasts: the least that dnsmasq takes.
+pub const LEASE_SECONDS: i64 = 120;
+const DNSMASQ: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
+
+/// The whole network. `hosts` as `without_twins` gives them.
+pub fn network(cloud: Uuid, spec: &NetworkSpec, hosts: &[DhcpHost]) -> Result<String, Fault> {
+    let dns: Vec<_> = spec.dns.iter().map(IpAddr::to_string).collect();
+    write(
+        "network",
+        &Network {
+            dnsmasq: DNSMASQ,
+            name: names::network(cloud, spec.id),
+            uuid: spec.id.0,
+            forward: Forward { mode: "nat" },
+            bridge: Bridge { name: names::bridge(spec.id), stp: "off", delay: 0 },
+            ip: Ip {
+                address: spec.gateway,
+                prefix: spec.cidr.prefix_len(),
+                // Hosts without a range: dnsmasq serves these and nobody else.
+                dhcp: (!hosts.is_empty())
+                    .then(|| Dhcp { host: hosts.iter().map(Host::from).collect() }),
+            },
+            options: (!dns.is_empty()).then(|| Options {
+                option: OptionValue {
+                    value: format!("dhcp-option=option:dns-server,{}", dns.join(",")),
+                },
+            }),
+        },
+    )
+}
+
+/// One DHCP host, for an update of a running network.
+pub fn host(host: &DhcpHost) -> Result<String, Fault> {
+    write("host", &Host::from(host))
+}
+
+/// The hosts in order, a hostname only at its first: libvirt refuses two hosts of one name in a network, and tenants may
+/// well have two.
+pub fn without_twins(hosts: &[DhcpHost]) -> Vec<DhcpHost> {
+    let mut hosts = hosts.to_vec();
+    hosts.sort();
+    let mut taken = BTreeSet::new();
+    for host in &mut hosts {
+        if !taken.insert(host.hostname.clone()) {
+            host.hostname.clear();
+        }
+    }
+    hosts
+}
+
+/// What a network's XML tells.
+#[derive(Debug)]
+pub struct Seen {
+    pub uuid: Uuid,
+    pub name: String,
+    pub subnets: Vec<IpNet>,
+    pub hosts: Vec<DhcpHost>,
+}
+
+pub fn read(text: &str) -> Result<Seen, Fault> {
+    let document = parse(text)?;
+    let root = document.root_element();
+    let uuid = child_text(root, "uuid")
+        .and_then(|u| u.parse().ok())
+        .ok_or_else(|| Fault::permanent("read libvirt's network: it has no UUID"))?;
+    let ips = || root.children().filter(|n| n.has_tag_name("ip"));
+    let subnets = ips().filter_map(subnet).collect();
+    let hosts = ips()
+        .filter_map(|ip| child(ip, "dhcp"))
+        .flat_map(|dhcp| dhcp.children().filter(|n| n.has_tag_name("host")))
+        .filter_map(|host| {
+            Some(DhcpHost {
+                mac: host.attribute("mac")?.to_ascii_lowercase(),
+                address: host.attribute("ip")?.parse().ok()?,
+                hostname: host.attribute("name").unwrap_or_default().to_owned(),
+            })
+        })
+        .collect();
+    let name = child_text(root, "name").unwrap_or_default().to_owned();
+    Ok(Seen { uuid, name, subnets, hosts })
+}
+
+/// libvirt gives the length as `prefix` or as `netmask`, whichever was defined.
+fn subnet(ip: roxmltree::Node<'_, '_>) -> Option<IpNet> {
+    let address: IpAddr = ip.attribute("address")?.parse().ok()?;
+    let net = match (ip.attribute("prefix"), ip.attribute("netmask")) {
+        (Some(prefix), _) => IpNet::new(address, prefix.parse().ok()?).ok()?,
+        (None, Some(mask)) => IpNet::with_netmask(address, mask.parse().ok()?).ok()?,
+        (None, None) => IpNet::from(address),
+    };
+    Some(net.trunc())
+}
+
+#[derive(Serialize)]
+struct Network {
+    #[serde(rename = "@xmlns:dnsmasq")]
+    dnsmasq: &'static str,
+    name: String,
+    uuid: Uuid,
+    forward: Forward,
+    bridge: Bridge,
+    ip: Ip,
+    #[serde(rename = "dnsmasq:options", skip_serializing_if = "Option::is_none")]
+    options: Option<Options>,
+}
+
+#[derive(Serialize)]
+struct Forward {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Bridge {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "@stp")]
+    stp: &'static str,
+    #[serde(rename = "@delay")]
+    delay: u32,
+}
+
+#[derive(Serialize)]
+struct Ip {
+    #[serde(rename = "@address")]
+    address: IpAddr,
+    #[serde(rename = "@prefix")]
+    prefix: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dhcp: Option<Dhcp>,
+}
+
+#[derive(Serialize)]
+struct Dhcp {
+    host: Vec<Host>,
+}
+
+#[derive(Serialize)]
+struct Host {
+    #[serde(rename = "@mac")]
+    mac: String,
+    #[serde(rename = "@name", skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(rename = "@ip")]
+    ip: IpAddr,
+    lease: Lease,
+}
+
+impl From<&DhcpHost> for Host {
+    fn from(host: &DhcpHost) -> Self {
+        Self {
+            mac: host.mac.clone(),
+            name: host.hostname.clone(),
+            ip: host.address,
+            lease: Lease { expiry: LEASE_SECONDS, unit: "seconds" },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Lease {
+    #[serde(rename = "@expiry")]
+    expiry: i64,
+    #[serde(rename = "@unit")]
+    unit: &'static str,
+}
+
+#[derive(Serialize)]
+struct Options {
+    #[serde(rename = "dnsmasq:option")]
+    option: OptionValue,
+}
+
+#[derive(Serialize)]
+struct OptionValue {
+    #[serde(rename = "@value")]
+    value: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::NetworkId;
+
+    fn at(last: u8, hostname: &str) -> DhcpHost {
+        DhcpHost {
+            mac: format!("52:54:00:00:00:{last:02x}"),
+            address: IpAddr::from([10, 0, 0, last]),
+            hostname: hostname.into(),
+        }
+    }
+
+    #[test]
+    fn a_network_is_read_as_it_was_written() {
+        let hosts = without_twins(&[at(3, "web"), at(2, "web"), at(4, "db")]);
+        let spec = NetworkSpec {
+            id: NetworkId(Uuid::now_v7()),
+            cidr: "10.0.0.0/24".parse().unwrap(),
+            gateway: "10.0.0.1".parse().unwrap(),
+            dns: vec!["9.9.9.9".parse().unwrap()],
+            hosts: vec![],
+        };
+        let seen = read(&network(Uuid::nil(), &spec, &hosts).unwrap()).unwrap();
+        assert_eq!(seen.uuid, spec.id.0);
+        assert_eq!(seen.subnets, vec![spec.cidr]);
+        assert_eq!(seen.hosts, vec![at(2, "web"), at(3, ""), at(4, "db")]);
+    }
+
+    #[test]
+    fn a_netmask_is_as_good_as_a_prefix() {
+        let uuid = Uuid::now_v7();
+        let text = format!(
+            "<network><uuid>{uuid}</uuid><ip address='192.168.122.1' netmask='255.255.255.0'/></network>"
+        );
+        assert_eq!(read(&text).unwrap().subnets, vec!["192.168.122.0/24".parse().unwrap()]);
+    }
+}

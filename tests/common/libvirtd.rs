@@ -1,0 +1,132 @@
+//! A private libvirt host for tests: libvirtd, virtlogd and their guests in namespaces of their own, ended with this value.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A libvirtd with a host UUID, sockets, configuration and state of its own. The stock QEMU user and virtlogd are used;
+/// virtlogd rotates at 64 KiB. Everything in it ends when this is dropped, or when the test process ends in any way.
+pub struct Libvirtd {
+    root: TempDir,
+    child: Child,
+    /// Its end of file ends the host.
+    stdin: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// The namespaces' first process, as seen from here.
+    init: u32,
+}
+
+impl Libvirtd {
+    /// Starts a host and waits until it answers.
+    pub fn start() -> Self {
+        Self::start_with("logd")
+    }
+
+    /// `stdio_handler` of qemu.conf: `logd`, the stock, or `file`.
+    pub fn start_with(stdio_handler: &str) -> Self {
+        assert!(
+            is_root(),
+            "tests with a real libvirtd make namespaces and must run as root: use `sudo make test`"
+        );
+        let root = TempDir::with_prefix("lv").expect("make a directory for a libvirt host");
+        // QEMU runs as a user of its own and has to get at disks below.
+        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/libvirtd.sh");
+        let name = root.path().file_name().unwrap().to_string_lossy().replace('.', "");
+        let mut child = Command::new("unshare")
+            .args(["--fork", "--kill-child", "--pid", "--net", "--mount", "--uts", "bash", script])
+            .arg(root.path())
+            .args([name.as_str(), stdio_handler])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start unshare (util-linux)");
+        let stdin = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut host = Self { root, child, stdin, answers, init: 0 };
+        host.init = host.say("start");
+        host
+    }
+
+    /// The libvirt URI of this host.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.path("run/libvirt-sock").display())
+    }
+
+    /// A directory for pools that this host's QEMU can reach.
+    pub fn pool_path(&self) -> String {
+        self.path("pool").to_string_lossy().into_owned()
+    }
+
+    /// A path below the host's own directory; `log/`, `run/`, `lib/`, `etc/` are its libvirt's.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    /// A command to be run inside the host: its network, its files, its processes.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "--uts", "--"]);
+        command.arg(program.as_ref());
+        command
+    }
+
+    /// Runs a command inside the host to its end and gives what it printed; panics where it fails.
+    pub fn run(&self, program: &str, args: &[&str]) -> String {
+        let output = self.command(program).args(args).output().expect("run nsenter");
+        let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{program} {args:?}: {err}");
+        String::from_utf8_lossy(out).into_owned()
+    }
+
+    pub fn virsh(&self, args: &[&str]) -> String {
+        let mut all = vec!["-q", "-c", "qemu:///system"];
+        all.extend(args);
+        self.run("virsh", &all)
+    }
+
+    /// libvirtd dies by SIGKILL; guests run on.
+    pub fn kill(&mut self) {
+        self.say("kill");
+    }
+
+    /// libvirtd ends by SIGTERM; guests run on.
+    pub fn stop(&mut self) {
+        self.say("stop");
+    }
+
+    /// libvirtd again, after `kill` or `stop`.
+    pub fn start_again(&mut self) {
+        self.say("start");
+    }
+
+    fn say(&mut self, command: &str) -> u32 {
+        writeln!(self.stdin, "{command}").expect("the libvirt host has ended");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the libvirt host has ended");
+        let (pid, said) = line.trim().split_once(' ').unwrap_or_default();
+        assert_eq!(said, command, "the libvirt host has ended: its words are above");
+        pid.parse().unwrap()
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        // The first process of the namespace takes all the others with it, and unshare ends when they are gone.
+        let init = (self.init != 0).then(|| self.init.to_string());
+        let killed = init.map(|init| Command::new("kill").args(["-KILL", &init]).status());
+        if !killed.is_some_and(|status| status.is_ok_and(|s| s.success())) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}

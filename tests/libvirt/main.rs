@@ -1,0 +1,9 @@
+//! The hypervisor's contract, held by the fake, by libvirt's mock host, and by real libvirtd with QEMU.
+
+#[path = "../common/libvirtd.rs"]
+mod libvirtd;
+
+mod conformance;
+mod mock;
+mod real;
+mod world;
