@@ -241,9 +241,7 @@ impl Hypervisor for FakeHost {
     }
 
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault> {
-        self.call("volume", |world, _| {
-            Ok(world.volumes.get(name).map(|volume| volume.seen(name)))
-        })
+        self.call("volume", |world, _| Ok(world.volumes.get(name).map(|volume| volume.seen(name))))
     }
 
     fn volumes(&self) -> Result<Vec<VolumeSeen>, Fault> {
@@ -314,7 +312,12 @@ impl Hypervisor for FakeHost {
     fn leases(&self, id: NetworkId) -> Result<Vec<Lease>, Fault> {
         self.call("leases", |world, clock| {
             world.settle_leases(clock.now());
-            Ok(world.leases.iter().filter(|((net, _), _)| *net == id).map(|(_, l)| l.clone()).collect())
+            Ok(world
+                .leases
+                .iter()
+                .filter(|((net, _), _)| *net == id)
+                .map(|(_, l)| l.clone())
+                .collect())
         })
     }
 

@@ -175,7 +175,10 @@ impl Load {
 }
 
 fn late(what: &str, deadline: Duration) -> Fault {
-    Fault::unreachable(format!("{what}: the host did not answer within {} s", deadline.as_secs_f32()))
+    Fault::unreachable(format!(
+        "{what}: the host did not answer within {} s",
+        deadline.as_secs_f32()
+    ))
 }
 
 /// A place in the queue, left when dropped: a caller that gives up leaves it too.

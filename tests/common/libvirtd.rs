@@ -15,7 +15,7 @@ pub struct Libvirtd {
     root: TempDir,
     child: Child,
     /// Its end of file ends the host.
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// The namespaces' first process, as seen from here.
     init: u32,
@@ -46,7 +46,7 @@ impl Libvirtd {
             .stdout(Stdio::piped())
             .spawn()
             .expect("start unshare (util-linux)");
-        let stdin = child.stdin.take().unwrap();
+        let stdin = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().unwrap());
         let mut host = Self { root, child, stdin, answers, init: 0 };
         host.init = host.say("start");
@@ -71,7 +71,15 @@ impl Libvirtd {
     /// A command to be run inside the host: its network, its files, its processes.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "--uts", "--"]);
+        command.args([
+            "--target",
+            &self.init.to_string(),
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--",
+        ]);
         command.arg(program.as_ref());
         command
     }
@@ -106,7 +114,8 @@ impl Libvirtd {
     }
 
     fn say(&mut self, command: &str) -> u32 {
-        writeln!(self.stdin, "{command}").expect("the libvirt host has ended");
+        let stdin = self.stdin.as_mut().expect("open until dropped");
+        writeln!(stdin, "{command}").expect("the libvirt host has ended");
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the libvirt host has ended");
         let (pid, said) = line.trim().split_once(' ').unwrap_or_default();
@@ -117,12 +126,8 @@ impl Libvirtd {
 
 impl Drop for Libvirtd {
     fn drop(&mut self) {
-        // The first process of the namespace takes all the others with it, and unshare ends when they are gone.
-        let init = (self.init != 0).then(|| self.init.to_string());
-        let killed = init.map(|init| Command::new("kill").args(["-KILL", &init]).status());
-        if !killed.is_some_and(|status| status.is_ok_and(|s| s.success())) {
-            let _ = self.child.kill();
-        }
+        // At the end of its input the namespaces' first process ends, and takes all the others with it; unshare ends last.
+        drop(self.stdin.take());
         let _ = self.child.wait();
     }
 }

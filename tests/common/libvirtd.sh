@@ -35,20 +35,31 @@ C
 printf '%s\n' 'max_size = 65536' 'max_backups = 3' > /etc/libvirt/virtlogd.conf
 ip link set lo up
 
+# A daemon is up when its socket is there; SOCKET PID OUTPUT.
+answers() {
+  for _ in $(seq 600); do
+    [ ! -S "/run/libvirt/$1" ] || return 0
+    kill -0 "$2" 2> /dev/null || break
+    sleep 0.05
+  done
+  cat "$3" >&2
+  exit 1
+}
+
 virtlogd -f /etc/libvirt/virtlogd.conf -p /run/libvirt/virtlogd.pid < /dev/null > "$root/virtlogd.out" 2>&1 &
-until [ -S /run/libvirt/virtlogd-sock ]; do sleep 0.05; done
+answers virtlogd-sock "$!" "$root/virtlogd.out"
 
 start() {
   rm -f /run/libvirt/libvirt-sock
   libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid < /dev/null > "$root/libvirtd.out" 2>&1 &
   daemon=$!
-  until [ -S /run/libvirt/libvirt-sock ]; do kill -0 "$daemon" || { cat "$root/libvirtd.out" >&2; exit 1; }; sleep 0.05; done
+  answers libvirt-sock "$daemon" "$root/libvirtd.out"
 }
 while read -r command; do
   case $command in
     start) start ;;
-    kill) kill -KILL "$daemon"; wait "$daemon" || true ;;
-    stop) kill -TERM "$daemon"; wait "$daemon" || true ;;
+    kill) kill -KILL "$daemon"; wait "$daemon" 2> /dev/null || true ;;
+    stop) kill -TERM "$daemon"; wait "$daemon" 2> /dev/null || true ;;
   esac
   echo "$outer $command"
 done

@@ -19,7 +19,9 @@ use crate::world::{MIB, World, upload};
 
 fn mock() -> (Libvirt, Uuid) {
     let cloud = Uuid::new_v4();
-    let target = HostTarget { uri: "test:///default".into(), pool_path: "/nowhere".into(), cloud };
+    // All these share one mock host, which refuses two pools in one directory.
+    let pool_path = format!("/nowhere/{cloud}");
+    let target = HostTarget { uri: "test:///default".into(), pool_path, cloud };
     (Libvirt::new(target), cloud)
 }
 

@@ -102,7 +102,7 @@ fn a_foreign_domain_with_our_uuid_is_a_conflict_and_untouched() {
 fn a_cidr_that_the_host_routes_elsewhere_is_a_conflict() {
     let daemon = Libvirtd::start();
     let (host, cloud) = connect(&daemon);
-    daemon.run("ip", &["link", "add", "uplink", "type", "dummy"]);
+    daemon.run("ip", &["link", "add", "uplink", "type", "bridge"]);
     daemon.run("ip", &["addr", "add", "10.221.0.20/24", "dev", "uplink"]);
     daemon.run("ip", &["link", "set", "uplink", "up"]);
     let world = World::new(cloud, 221);

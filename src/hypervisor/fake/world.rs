@@ -174,9 +174,9 @@ impl World {
         what: &str,
         power: Power,
     ) -> Result<(), Fault> {
-        let domain = self
-            .ours(cloud, id, what)?
-            .ok_or_else(|| Fault::transient(format!("{what} domain {id}: it is not on the host")))?;
+        let domain = self.ours(cloud, id, what)?.ok_or_else(|| {
+            Fault::transient(format!("{what} domain {id}: it is not on the host"))
+        })?;
         if domain.seen.power != power {
             domain.seen.power = power;
             self.signals.push(Signal::Domain(id));
@@ -223,8 +223,7 @@ impl World {
     }
 
     pub fn begin_upload(&mut self, upload: &Upload) {
-        let volume =
-            FakeVolume { capacity_bytes: upload.virtual_bytes, base: None, filled: false };
+        let volume = FakeVolume { capacity_bytes: upload.virtual_bytes, base: None, filled: false };
         self.volumes.insert(upload.name.clone(), volume);
     }
 

@@ -97,10 +97,8 @@ impl Connections {
                 state.open += 1;
                 break;
             }
-            let (next, timeout) = self
-                .returned
-                .wait_timeout(state, WAIT)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (next, timeout) =
+                self.returned.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner);
             if timeout.timed_out() {
                 return Err(Fault::unreachable(format!(
                     "connect to {}: all {MAX} connections have been busy for {} s",

@@ -38,16 +38,11 @@ impl Libvirt {
     }
 
     /// The kept parts of a log, oldest first.
-    fn parts(
-        &self,
-        conn: &Connect,
-        incarnation: IncarnationId,
-    ) -> Result<Vec<StorageVol>, Fault> {
+    fn parts(&self, conn: &Connect, incarnation: IncarnationId) -> Result<Vec<StorageVol>, Fault> {
         let log = names::console_log(incarnation);
         let what = format!("find console log {log}");
-        let look = |pool: &StoragePool, name: &str| {
-            present(&what, pool.lookup_storage_vol_by_name(name))
-        };
+        let look =
+            |pool: &StoragePool, name: &str| present(&what, pool.lookup_storage_vol_by_name(name));
         let mut pool = self.console_pool_fresh(conn, false)?;
         let mut current = look(&pool, &log)?;
         if current.is_none() && !self.mock() {

@@ -106,6 +106,8 @@ impl Libvirt {
     }
 
     fn places(&self, conn: &Connect, spec: &DomainSpec) -> Result<Places, Fault> {
+        // Made by a look at the facts too, but the log's directory must be there before the domain.
+        self.pool(conn, &self.console_pool())?;
         let pool = self.pool(conn, &self.disk_pool())?;
         let look = |name: &str| {
             let missing =

@@ -30,8 +30,7 @@ impl Watcher {
     pub fn start(uri: String, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<Self, Fault> {
         let (wake, events) = sync_channel(BACKLOG);
         let stop = Arc::new(AtomicBool::new(false));
-        let watch =
-            Watch { uri, sink, stop: Arc::clone(&stop), sender: wake.clone(), events };
+        let watch = Watch { uri, sink, stop: Arc::clone(&stop), sender: wake.clone(), events };
         thread::Builder::new()
             .name("libvirt-watch".into())
             .spawn(move || watch.run())
@@ -77,8 +76,8 @@ impl Watch {
     /// One connection, from its opening to its loss.
     fn connection(&self) -> Result<(), Fault> {
         let conn = connections::open(&self.uri)?;
-        let _registered =
-            ffi::register(conn.clone(), &self.sender).map_err(during("watch the host's domains"))?;
+        let _registered = ffi::register(conn.clone(), &self.sender)
+            .map_err(during("watch the host's domains"))?;
         // What happened before is not told again.
         (self.sink)(Signal::Connection);
         let mut heard = 0;

@@ -54,6 +54,11 @@ fn kind(error: &Error) -> FaultKind {
         Some(Code::DomExist | Code::NetworkExist | Code::StorageVolExist) => FaultKind::Conflict,
         Some(
             Code::NoSupport
+            | Code::NoName
+            | Code::NoOs
+            | Code::NoDevice
+            | Code::NoSource
+            | Code::NoTarget
             | Code::InvalidArg
             | Code::OsType
             | Code::XmlError
@@ -82,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_host_that_nobody_runs_is_unreachable() {
-        let error = Connect::open(Some("qemu+unix:///system?socket=/nonexistent/sock")).unwrap_err();
+        let error =
+            Connect::open(Some("qemu+unix:///system?socket=/nonexistent/sock")).unwrap_err();
         let fault = fault("connect", &error);
         assert_eq!(fault.kind, FaultKind::Unreachable, "{fault}");
         assert!(fault.message.starts_with("connect: "), "{fault}");

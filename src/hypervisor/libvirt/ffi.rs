@@ -66,9 +66,8 @@ pub struct RawLease {
 pub fn leases(network: &Network) -> Result<Vec<RawLease>, Error> {
     let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
     // SAFETY: the network's pointer is valid while it is borrowed; a null MAC asks for all leases.
-    let count = unsafe {
-        sys::virNetworkGetDHCPLeases(network.as_ptr(), ptr::null(), &raw mut list, 0)
-    };
+    let count =
+        unsafe { sys::virNetworkGetDHCPLeases(network.as_ptr(), ptr::null(), &raw mut list, 0) };
     let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
     let mut leases = Vec::with_capacity(count);
     for index in 0..count {

@@ -133,7 +133,10 @@ impl Libvirt {
                 self.remove_volume(conn, &self.disk_pool(), name)?;
                 StorageVol::create_xml(&pool, &xml, 0).map_err(|error| {
                     let fault = fault(&format!("create volume {name}"), &error);
-                    Fault { message: format!("{} (at first: {})", fault.message, first.message()), ..fault }
+                    Fault {
+                        message: format!("{} (at first: {})", fault.message, first.message()),
+                        ..fault
+                    }
                 })?
             }
         };

@@ -22,7 +22,8 @@ pub struct Seen {
 pub fn read(text: &str) -> Result<Seen, Fault> {
     let document = parse(text)?;
     let root = document.root_element();
-    let missing = |what| Fault::permanent(format!("read libvirt's capabilities: they have no {what}"));
+    let missing =
+        |what| Fault::permanent(format!("read libvirt's capabilities: they have no {what}"));
     let host = child(root, "host").ok_or_else(|| missing("host"))?;
     let cpu = child(host, "cpu").ok_or_else(|| missing("CPU"))?;
     let arch = child_text(cpu, "arch").ok_or_else(|| missing("architecture"))?;

@@ -11,10 +11,7 @@ const TRAVERSABLE: &str = "0711";
 
 pub fn pool(name: &str, uuid: Uuid, path: &str) -> Result<String, Fault> {
     let permissions = Permissions { mode: TRAVERSABLE };
-    write(
-        "pool",
-        &Pool { kind: "dir", name, uuid, target: PoolTarget { path, permissions } },
-    )
+    write("pool", &Pool { kind: "dir", name, uuid, target: PoolTarget { path, permissions } })
 }
 
 /// Directory of a pool.
