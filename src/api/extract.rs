@@ -1,5 +1,7 @@
 //! What handlers are given: axum's extractors with our errors, the caller, and the conditional headers.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -29,7 +31,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
                 "send JSON with the header Content-Type: application/json",
             ));
         }
-        let body = Bytes::from_request(request, app).await.map_err(|rejection| {
+        // Half the request's time is left for the work.
+        let patience = app.config.request_timeout / 2;
+        let body = tokio::time::timeout(patience, Bytes::from_request(request, app));
+        let body = body.await.map_err(|_elapsed| too_slow(patience))?.map_err(|rejection| {
             Problem::new(
                 rejection.status(),
                 if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -47,6 +52,15 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         })?;
         parse(&body).map(Self)
     }
+}
+
+fn too_slow(patience: Duration) -> Problem {
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "body-too-slow",
+        "Body too slow",
+        format!("the body did not come within {} s: send it again", patience.as_secs()),
+    )
 }
 
 /// Text that is no JSON is 400; JSON that is not of the right shape is 422.

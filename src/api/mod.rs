@@ -1,28 +1,35 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
 pub mod document;
+pub mod documents;
 mod event_stream;
 pub mod events;
 pub mod extract;
 pub mod flavors;
+pub mod health;
+mod limit;
+mod openapi30;
 pub mod problem;
 pub mod reply;
-
-use std::time::Duration;
+mod serve;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Request, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
-use tower_http::timeout::RequestBodyTimeoutLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
+
+pub use serve::serve;
 
 use crate::service::App;
 use problem::Problem;
@@ -32,6 +39,7 @@ fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::Document::openapi())
         .merge(flavors::routes())
         .merge(events::routes())
+        .merge(health::routes())
 }
 
 /// The OpenAPI 3.1 document.
@@ -42,7 +50,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// The whole HTTP service.
 pub fn router(app: App) -> Router {
     let request_id = HeaderName::from_static("x-request-id");
-    let (router, _) = operations().split_for_parts();
+    let (router, document) = operations().split_for_parts();
+    let router = router.merge(documents::routes(&document::complete(document)));
     let body_limit = usize::try_from(app.config.body_limit_bytes).unwrap_or(usize::MAX);
     router
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is no such path: see /openapi.json") })
@@ -50,7 +59,7 @@ pub fn router(app: App) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "this path has other methods: see /openapi.json")
         })
         .layer(DefaultBodyLimit::max(body_limit))
-        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(30)))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), limit::limit))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
         }))
@@ -61,7 +70,35 @@ pub fn router(app: App) -> Router {
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
         .layer(axum::middleware::from_fn(sane_request_id))
+        // Not for event streams: the layer leaves them alone, since a compressor would hold lines back.
+        .layer(CompressionLayer::new())
+        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
+        .layer(cors(&app.config.cors_origins))
         .with_state(app)
+}
+
+/// Web pages of these origins (comma-separated) may use the API; none may if it is empty. Tokens are sent in a header, never in
+/// a cookie, so that no page acts for somebody unasked.
+fn cors(origins: &str) -> CorsLayer {
+    let origins: Vec<HeaderValue> =
+        origins.split(',').filter_map(|o| HeaderValue::from_str(o.trim()).ok()).collect();
+    if origins.iter().all(HeaderValue::is_empty) {
+        return CorsLayer::new();
+    }
+    let name = HeaderName::from_static;
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            name("idempotency-key"),
+            name("last-event-id"),
+            name("x-request-id"),
+        ])
+        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, name("x-request-id")])
 }
 
 #[derive(Clone)]

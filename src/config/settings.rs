@@ -97,6 +97,7 @@ settings! {
         listen: SocketAddr = "127.0.0.1:7460", "Address and port of the API";
         metrics_listen: Option<SocketAddr> = "", "Address and port of /metrics; not set: no metrics are served";
         public_url: Option<String> = "", "The URL that clients reach the API at, where it is not http://LISTEN";
+        cors_origins: String = "", "Origins of web pages that may use the API, comma-separated, such as https://console.example.org; not set: none";
         log: String = "info", "What is logged: error, warn, info, debug, trace, or directives such as info,pileus::reconcile=debug";
         log_format: LogFormat = "text" of ["text", "json"], "How log lines are written";
         shutdown_deadline: Duration[s] = "15" in 1..=300, "After SIGTERM, how long running requests and steps may take to end";

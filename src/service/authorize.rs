@@ -25,6 +25,8 @@ pub const MATRIX: &[(&str, Need)] = &[
     ("list_flavors", User),
     ("get_flavor", User),
     ("delete_flavor", Admin),
+    ("get_health", Anyone),
+    ("get_readiness", Anyone),
     ("list_events", Tenant(Reader)),
 ];
 

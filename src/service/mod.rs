@@ -4,6 +4,7 @@ pub mod auth;
 pub mod authorize;
 pub mod events;
 pub mod flavors;
+pub mod health;
 pub mod limits;
 mod write;
 

@@ -1,5 +1,8 @@
 //! The event feed: written in the transaction of the change, numbered afterwards by one publisher.
 
+#[cfg(test)]
+mod tests;
+
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 

@@ -15,7 +15,7 @@ pub mod work;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::domain::error::{Error, Result};
 
@@ -38,6 +38,18 @@ pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
         .connect_with(options)
         .await?;
     Ok(pool)
+}
+
+/// Whether every migration of this binary was applied. A newer binary's may have been too: during an upgrade both serve.
+pub async fn schema_is_current(conn: &mut PgConnection) -> Result<bool> {
+    let ours: Vec<i64> = MIGRATIONS.iter().map(|m| m.version).collect();
+    let current = sqlx::query_scalar(
+        "select count(*) = cardinality($1) from _sqlx_migrations where success and version = any($1)",
+    )
+    .bind(ours)
+    .fetch_one(conn)
+    .await?;
+    Ok(current)
 }
 
 /// Brings the schema to this binary's version; concurrent callers wait for one another.

@@ -1,0 +1,65 @@
+//! `/openapi.json`, `/openapi-3.0.json` and `/docs`: made once, served as bytes, with nothing from another server.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::openapi30;
+use crate::domain::error::{Error, Result};
+
+/// The document as people read it and as it is committed: OpenAPI 3.1, or the 3.0 that is made from it.
+pub fn pretty(document: &utoipa::openapi::OpenApi, old: bool) -> Result<String> {
+    let value = serde_json::to_value(document).map_err(Error::internal)?;
+    let value = if old { openapi30::convert(value) } else { value };
+    let mut text = serde_json::to_string_pretty(&value).map_err(Error::internal)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// The routes that describe the others.
+pub fn routes<S: Clone + Send + Sync + 'static>(document: &utoipa::openapi::OpenApi) -> Router<S> {
+    let ui = Config::from("/openapi.json")
+        // It would send the document to a server of its makers.
+        .validator_url("none")
+        .display_operation_id(true)
+        .persist_authorization(true)
+        .doc_expansion("none");
+    Router::new()
+        .route("/openapi.json", fixed(pretty(document, false)))
+        .route("/openapi-3.0.json", fixed(pretty(document, true)))
+        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .merge(SwaggerUi::new("/docs").config(ui))
+}
+
+/// Serves `text` with its checksum as `ETag`.
+fn fixed<S: Clone + Send + Sync + 'static>(text: Result<String>) -> axum::routing::MethodRouter<S> {
+    let text = text.map(Bytes::from).unwrap_or_else(|error| {
+        // Our own types always make JSON.
+        tracing::error!(%error, "the OpenAPI document cannot be written");
+        Bytes::new()
+    });
+    let sum: String = Sha256::digest(&text)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let tag = HeaderValue::from_str(&format!("\"{sum}\""));
+    let tag = tag.unwrap_or(HeaderValue::from_static("\"\""));
+    get(move |headers: HeaderMap| async move { answer(&headers, text, tag) })
+}
+
+fn answer(headers: &HeaderMap, text: Bytes, tag: HeaderValue) -> Response {
+    let has = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|tags| {
+            tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag || t.trim() == "*")
+        })
+    };
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(has);
+    let fresh =
+        [(header::ETAG, tag), (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+    if known {
+        return (StatusCode::NOT_MODIFIED, fresh).into_response();
+    }
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (fresh, json, text).into_response()
+}

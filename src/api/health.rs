@@ -1,0 +1,48 @@
+//! `/healthz` and `/readyz`: whether the process lives, and whether it is fit for requests.
+
+use axum::Json as Body;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::Problem;
+use crate::service::{self, App};
+
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(readiness))
+}
+
+/// That all is well; anything else is a problem.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: HealthStatus,
+}
+
+/// The only good news there is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(example = "ok")]
+pub enum HealthStatus {
+    Ok,
+}
+
+const OK: Body<Health> = Body(Health { status: HealthStatus::Ok });
+
+/// Whether the process lives. It asks nothing of the database: a restart would not mend that.
+#[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "health",
+    responses((status = 200, description = "The process lives.", body = Health)))]
+async fn health() -> Body<Health> {
+    OK
+}
+
+/// Whether the process is fit for requests: the database answers within a second, its schema is this binary's, every loop has
+/// been round lately, and the process is not about to end. The problem names what is not so.
+#[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "health",
+    responses((status = 200, description = "Send requests here.", body = Health)))]
+async fn readiness(State(app): State<App>) -> Result<Body<Health>, Problem> {
+    service::health::ready(&app).await?;
+    Ok(OK)
+}

@@ -1,0 +1,41 @@
+//! Whether this process is fit for requests, and why not.
+
+use std::time::Duration;
+
+use super::App;
+use crate::domain::error::{Error, Result};
+use crate::store;
+
+/// The database must answer within this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// `Unavailable` with every reason, where there is one.
+pub async fn ready(app: &App) -> Result<()> {
+    let mut faults = Vec::new();
+    if app.shutdown.is_cancelled() {
+        faults.push("this process is about to end".to_owned());
+    }
+    let silent = app.beats().silent(app.clock.now());
+    if !silent.is_empty() {
+        faults.push(format!("these loops have not been round lately: {}", silent.join(", ")));
+    }
+    match tokio::time::timeout(PATIENCE, schema_is_current(app)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => faults
+            .push("the database lacks migrations of this version: run `pileus migrate`".to_owned()),
+        Ok(Err(error)) => {
+            // Anyone may ask: the cause goes to the log.
+            tracing::warn!(%error, "not ready: the database fails");
+            faults.push("the database cannot be asked".to_owned());
+        }
+        Err(_late) => faults.push("the database does not answer within 1 s".to_owned()),
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unavailable { detail: faults.join("; "), retry_after: Duration::from_secs(1) })
+}
+
+async fn schema_is_current(app: &App) -> Result<bool> {
+    store::schema_is_current(&mut *app.conn().await?).await
+}
