@@ -44,7 +44,7 @@ pub enum Error {
 /// A field at fault.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct FieldError {
-    /// JSON pointer (RFC 6901) into the body, or `?name` for a query parameter, or a header's name.
+    /// JSON pointer (RFC 6901) into the body (empty: all of it), or `?name` for a query parameter, or a header's name.
     #[schema(example = "/name")]
     pub pointer: String,
     /// What is wrong and what would do.
@@ -74,6 +74,10 @@ impl Error {
 }
 
 fn summary(fields: &[FieldError]) -> String {
-    let each: Vec<_> = fields.iter().map(|f| format!("{}: {}", f.pointer, f.detail)).collect();
-    each.join("; ")
+    let each = fields.iter().map(|f| match f.pointer.as_str() {
+        // The whole body.
+        "" => f.detail.clone(),
+        pointer => format!("{pointer}: {}", f.detail),
+    });
+    each.collect::<Vec<_>>().join("; ")
 }

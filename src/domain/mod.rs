@@ -11,5 +11,6 @@ pub mod id;
 pub mod image;
 pub mod instance;
 pub mod page;
+pub mod qcow2;
 pub mod text;
 pub mod user_data;

@@ -54,6 +54,11 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
         "the tenant has no such membership, or still has members: remove them first",
     ),
     ("keypairs_tenant_fkey", "in-use", "the tenant still has keypairs: delete them first"),
+    (
+        "instances_image_fkey",
+        "image-gone",
+        "the image was deleted while the instance was being made: choose another image",
+    ),
     ("images_tenant_fkey", "in-use", "the tenant still has images: delete them first"),
     ("networks_tenant_fkey", "in-use", "the tenant still has networks: delete them first"),
     ("ports_tenant_fkey", "in-use", "the tenant still has ports: delete them first"),

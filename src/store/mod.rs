@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod idempotency;
 pub mod incarnations;
 pub mod instances;
+pub mod images;
 pub mod work;
 
 use std::time::Duration;
