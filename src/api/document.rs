@@ -116,6 +116,11 @@ fn finish(path: &str, method: HttpMethod, operation: &mut Operation) {
 
 fn header(operation: &mut Operation, name: &str, description: &str, max: usize) {
     let schema = ObjectBuilder::new().schema_type(Type::String).max_length(Some(max)).build();
+    let parameters = operation.parameters.get_or_insert_default();
+    // An operation may have its own words for a header.
+    if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.name == name)) {
+        return;
+    }
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
@@ -123,7 +128,7 @@ fn header(operation: &mut Operation, name: &str, description: &str, max: usize) 
         .description(Some(description))
         .schema(Some(schema))
         .build();
-    operation.parameters.get_or_insert_default().push(parameter.into());
+    parameters.push(parameter.into());
 }
 
 fn problem(description: &str) -> RefOr<Response> {

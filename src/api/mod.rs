@@ -7,6 +7,8 @@ pub mod events;
 pub mod extract;
 pub mod flavors;
 pub mod health;
+mod image_data;
+pub mod images;
 mod limit;
 mod openapi30;
 pub mod problem;
@@ -19,6 +21,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -40,6 +43,8 @@ fn operations() -> OpenApiRouter<App> {
         .merge(flavors::routes())
         .merge(events::routes())
         .merge(health::routes())
+        .merge(images::routes())
+        .merge(image_data::routes())
 }
 
 /// The OpenAPI 3.1 document.
@@ -70,8 +75,11 @@ pub fn router(app: App) -> Router {
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
         .layer(axum::middleware::from_fn(sane_request_id))
-        // Not for event streams: the layer leaves them alone, since a compressor would hold lines back.
-        .layer(CompressionLayer::new())
+        // Not for event streams: the layer leaves them alone, since a compressor would hold lines back. Nor for images' bytes:
+        // they have a length, and most are compressed already.
+        .layer(CompressionLayer::new().compress_when(
+            DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")),
+        ))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
         .layer(cors(&app.config.cors_origins))
         .with_state(app)

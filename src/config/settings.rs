@@ -116,7 +116,7 @@ settings! {
         wait_max: Duration[s] = "600" in 1..=3600, "Longest ?timeout= of a waiting request";
         max_requests: u32 = "512" in 8..=100000, "Most requests worked on at a time, without those that wait, upload or stream";
         max_waits: u32 = "1000" in 1..=100000, "Most waiting requests at a time";
-        max_uploads: u32 = "4" in 1..=256, "Most image uploads at a time";
+        max_uploads: u32 = "4" in 1..=256, "Most image uploads, and most downloads, at a time";
         max_streams: u32 = "1000" in 1..=100000, "Most event streams (SSE) at a time";
         stream_keepalive: Duration[s] = "15" in 1..=300, "How often an idle event stream says that it lives";
         idempotency_ttl: Duration[h] = "24" in 1..=720, "How long an Idempotency-Key is remembered";
@@ -124,7 +124,7 @@ settings! {
     }
     "Images" {
         image_max_gib: u64 = "64" in 1..=16384, "Largest image, both its bytes and its virtual size";
-        upload_stall: Duration[s] = "60" in 1..=3600, "An upload that sends nothing for this long is ended";
+        upload_stall: Duration[s] = "60" in 1..=3600, "An upload that sends nothing for this long is ended, and a download that takes nothing";
         image_check_timeout: Duration[s] = "300" in 1..=3600, "Longest run of qemu-img on one image";
         image_check_memory_mib: u64 = "1024" in 256..=16384, "Most memory (address space) that qemu-img may take";
     }

@@ -93,6 +93,13 @@ pub struct Image {
     pub revision: i64,
 }
 
+impl Image {
+    /// Bytes in the file, once they have come.
+    pub fn size(&self) -> Option<u64> {
+        self.size_bytes.and_then(|bytes| bytes.try_into().ok())
+    }
+}
+
 /// What a new image is made of. Its bytes follow with `PUT /v1/images/{id}/data`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +176,16 @@ impl ImagePatch {
         }
         name.filter(|_| faults.is_empty()).ok_or(Error::Invalid(faults))
     }
+}
+
+/// Which images a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct ImageFilter {
+    pub name: Option<String>,
+    /// Each pair must be there.
+    pub labels: Labels,
+    pub visibility: Option<Visibility>,
+    pub status: Option<ImageStatus>,
 }
 
 /// Gathers the fields at fault of one check, so that all checks are made.

@@ -24,29 +24,41 @@ pub struct Header {
 /// Why the file is no image of ours; the text says what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("it does not begin with the qcow2 magic: create the image as raw, or convert it with qemu-img convert -O qcow2")]
+    #[error(
+        "it does not begin with the qcow2 magic: create the image as raw, or convert it with qemu-img convert -O qcow2"
+    )]
     NotQcow2,
     #[error("its header is cut off: send the whole file")]
     Truncated,
     #[error("it is qcow2 of version {0}: convert it with qemu-img convert -O qcow2 -o compat=1.1")]
     Version(u32),
-    #[error("it stands on a backing file, which would be a file of the host: flatten it with qemu-img convert -O qcow2")]
+    #[error(
+        "it stands on a backing file, which would be a file of the host: flatten it with qemu-img convert -O qcow2"
+    )]
     BackingFile,
-    #[error("its data lies in an external file, which would be a file of the host: flatten it with qemu-img convert -O qcow2")]
+    #[error(
+        "its data lies in an external file, which would be a file of the host: flatten it with qemu-img convert -O qcow2"
+    )]
     DataFile,
     #[error("it is encrypted: decrypt it with qemu-img convert")]
     Encrypted,
-    #[error("it is marked as not closed properly: repair it with qemu-img check -r all, or convert it anew")]
+    #[error(
+        "it is marked as not closed properly: repair it with qemu-img check -r all, or convert it anew"
+    )]
     Dirty,
     #[error("it is marked as corrupt: repair it with qemu-img check -r all, or convert it anew")]
     Corrupt,
-    #[error("it has incompatible features that we do not know (bits {0:#x}): convert it with qemu-img convert -O qcow2")]
+    #[error(
+        "it has incompatible features that we do not know (bits {0:#x}): convert it with qemu-img convert -O qcow2"
+    )]
     UnknownFeatures(u64),
     #[error("it holds {0} internal snapshots: a copy by qemu-img convert -O qcow2 has none")]
     Snapshots(u32),
     #[error("its virtual size is 0: make it with a size")]
     Empty,
-    #[error("its virtual size of {is} bytes is above the limit of {limit} bytes: shrink it with qemu-img resize --shrink")]
+    #[error(
+        "its virtual size of {is} bytes is above the limit of {limit} bytes: shrink it with qemu-img resize --shrink"
+    )]
     TooLarge { is: u64, limit: u64 },
     /// A field that no sound file has.
     #[error("its header is malformed ({0}): make it anew with qemu-img convert -O qcow2")]
@@ -160,7 +172,8 @@ fn refcount_table(head: &[u8], file_size: u64, cluster_size: u64) -> Result<(), 
 /// Whether a table at `offset` is aligned, behind the header, and within the file.
 fn within(offset: u64, bytes: u64, file_size: u64, cluster_size: u64) -> Option<()> {
     let end = offset.checked_add(bytes)?;
-    (offset >= cluster_size && offset.is_multiple_of(cluster_size) && end <= file_size).then_some(())
+    (offset >= cluster_size && offset.is_multiple_of(cluster_size) && end <= file_size)
+        .then_some(())
 }
 
 /// What only version 3 has; gives the header's length.

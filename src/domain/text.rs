@@ -95,6 +95,20 @@ pub fn check_labels(pointer: &str, labels: &Labels) -> Result<()> {
     Ok(())
 }
 
+/// Labels as a query parameter gives them: `key=value`, separated by commas; empty: none.
+pub fn parse_labels(pointer: &str, text: &str) -> Result<Labels> {
+    let pairs = text.split(',').filter(|pair| !pair.is_empty());
+    let split = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            Error::field(pointer, "must be key=value, and key=value,key=value for several")
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    let labels = pairs.map(split).collect::<Result<Labels>>()?;
+    check_labels(pointer, &labels)?;
+    Ok(labels)
+}
+
 /// Free text of up to `max` characters; new lines and tabs are its only control characters.
 pub fn check_text(pointer: &str, text: &str, max: usize) -> Result<()> {
     if text.chars().count() > max {
@@ -117,6 +131,17 @@ mod tests {
         {
             let error = Name::parse("/name", bad).expect_err(bad);
             assert!(error.to_string().contains("/name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn labels_of_a_query_are_pairs() {
+        let labels = parse_labels("?label", "os=debian,x=a=b").expect("labels");
+        assert_eq!(labels, [("os".into(), "debian".into()), ("x".into(), "a=b".into())].into());
+        assert!(parse_labels("?label", "").expect("none").is_empty());
+        for bad in ["os", "=x", "a b=c", "a=\u{7}"] {
+            let error = parse_labels("?label", bad).expect_err(bad);
+            assert!(error.to_string().contains("?label"), "{error}");
         }
     }
 

@@ -27,6 +27,13 @@ pub const MATRIX: &[(&str, Need)] = &[
     ("delete_flavor", Admin),
     ("get_health", Anyone),
     ("get_readiness", Anyone),
+    ("create_image", Tenant(Member)),
+    ("list_images", Tenant(Reader)),
+    ("get_image", Tenant(Reader)),
+    ("get_image_data", Tenant(Reader)),
+    ("put_image_data", Tenant(Member)),
+    ("update_image", Tenant(Member)),
+    ("delete_image", Tenant(Member)),
     ("list_events", Tenant(Reader)),
 ];
 

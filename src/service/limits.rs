@@ -17,6 +17,7 @@ pub struct Limits {
     requests: Counter,
     waits: Counter,
     uploads: Counter,
+    downloads: Counter,
     streams: Counter,
 }
 
@@ -33,11 +34,12 @@ impl Limits {
             requests: Counter::new(config.max_requests, "requests"),
             waits: Counter::new(config.max_waits, "waiting requests"),
             uploads: Counter::new(config.max_uploads, "uploads"),
+            downloads: Counter::new(config.max_uploads, "downloads"),
             streams: Counter::new(config.max_streams, "event streams"),
         }
     }
 
-    /// A request that neither waits, uploads nor streams. All four fail with `Unavailable` where the limit is reached.
+    /// A request that neither waits, uploads nor streams. All five fail with `Unavailable` where the limit is reached.
     pub fn request(&self) -> Result<Permit> {
         self.requests.take()
     }
@@ -48,6 +50,10 @@ impl Limits {
 
     pub fn upload(&self) -> Result<Permit> {
         self.uploads.take()
+    }
+
+    pub fn download(&self) -> Result<Permit> {
+        self.downloads.take()
     }
 
     pub fn stream(&self) -> Result<Permit> {

@@ -5,6 +5,7 @@ pub mod authorize;
 pub mod events;
 pub mod flavors;
 pub mod health;
+pub mod images;
 pub mod limits;
 mod write;
 

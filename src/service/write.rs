@@ -92,6 +92,16 @@ impl Write {
         self.event(kind, subject, Outcome::Done, detail).await
     }
 
+    /// Records an attempt that failed; the transaction then holds nothing else.
+    pub async fn failed(
+        &mut self,
+        kind: &'static str,
+        subject: Subject,
+        detail: Value,
+    ) -> Result<()> {
+        self.event(kind, subject, Outcome::Failed, detail).await
+    }
+
     async fn event(
         &mut self,
         kind: &'static str,

@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::id::{ImageId, TenantId, UserId};
-use crate::domain::image::{Blob, Image, ImageStatus, NewImage, Visibility};
+use crate::domain::image::{Blob, Image, ImageFilter, NewImage, Visibility};
 use crate::domain::page::Page;
 use crate::domain::text::{Labels, Name};
 
@@ -69,11 +69,8 @@ pub async fn get(
     scope: Option<TenantId>,
     id: ImageId,
 ) -> Result<Option<Image>> {
-    let image = sqlx::query_as(visible!("and id = $2"))
-        .bind(scope)
-        .bind(id)
-        .fetch_optional(conn)
-        .await?;
+    let image =
+        sqlx::query_as(visible!("and id = $2")).bind(scope).bind(id).fetch_optional(conn).await?;
     Ok(image)
 }
 
@@ -90,21 +87,11 @@ pub async fn lock(conn: &mut PgConnection, scope: Option<TenantId>, id: ImageId)
     Ok(found.is_some())
 }
 
-/// What a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    pub name: Option<String>,
-    /// Each pair must be there.
-    pub labels: Labels,
-    pub visibility: Option<Visibility>,
-    pub status: Option<ImageStatus>,
-}
-
 pub async fn list(
     conn: &mut PgConnection,
     scope: Option<TenantId>,
     page: &Page,
-    filter: &Filter,
+    filter: &ImageFilter,
 ) -> Result<Vec<Image>> {
     let images = sqlx::query_as(visible!(
         "and id > $2 and ($3::text is null or name = $3) and labels @> $4
