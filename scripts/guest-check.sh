@@ -147,8 +147,12 @@ ready() {
         exit 1
     fi
     echo "  ready after $wall s ($cpu s of CPU; load $(cut -d' ' -f1 /proc/loadavg))"
-    check "ready within $limit s" awk -v wall="$wall" -v cpu="$cpu" -v limit=$limit \
-        'BEGIN { exit !(wall < limit || cpu < limit) }'
+    if awk -v wall="$wall" -v limit=$limit 'BEGIN { exit !(wall < limit) }'; then
+        check "ready within $limit s" true
+    else
+        check "not ready within $limit s on this busy machine, but within $limit s of CPU time" \
+            awk -v cpu="$cpu" -v limit=$limit 'BEGIN { exit !(cpu < limit) }'
+    fi
 }
 
 # ask SOCKET LINE...: send the lines, print what comes back, until the last is answered.
