@@ -10,6 +10,8 @@ create table networks (
     dns inet[] not null default '{}',
     range_start inet not null,
     range_end inet not null,
+    -- every address of the range before this one was given to a port once
+    next_address inet not null,
     port_security boolean not null default false,
     -- set when the network is to go
     deleted_at timestamptz,
@@ -17,11 +19,13 @@ create table networks (
     created_by uuid,
     created_at timestamptz not null,
     constraint networks_pkey primary key (id),
-    constraint networks_tenant_name_key unique (tenant_id, name),
     constraint networks_tenant_fkey foreign key (tenant_id) references tenants (id),
     -- Any host may carry any network, and a host routes each address one way.
     constraint networks_cidr_excl exclude using gist (cidr inet_ops with &&)
 );
+-- A network that is being deleted does not hold its name; its CIDR it holds until it is gone from every host.
+create unique index networks_tenant_name_key on networks (tenant_id, name) where deleted_at is null;
+create index networks_tenant_idx on networks (tenant_id, id);
 
 -- Where a network was made, or was about to be: written before the host is asked.
 create table host_networks (
@@ -52,6 +56,7 @@ create table ports (
     constraint ports_network_fkey foreign key (network_id) references networks (id)
 );
 create index ports_network_idx on ports (network_id);
+create index ports_tenant_idx on ports (tenant_id, id);
 create index ports_instance_idx on ports (instance_id, position);
 
 -- Addresses in use, and those resting until no DHCP server can remember their last holder.
@@ -66,3 +71,4 @@ create table addresses (
     constraint addresses_held_or_resting check ((port_id is null) = (released_at is not null))
 );
 create index addresses_port_idx on addresses (port_id);
+create index addresses_resting_idx on addresses (network_id, released_at) where port_id is null;

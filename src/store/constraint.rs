@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::domain::error::Error;
 
+/// Said of networks and of the hosts' own subnets alike: it must not tell whose it is.
+pub(super) const CIDR_TAKEN: &str = "this CIDR overlaps one that is in use in this cloud or on its hosts: choose another, or leave it out and get a free one";
+
 /// What a violated constraint means to the caller: the code of the conflict and what to do.
 const CONFLICTS: &[(&str, &str, &str)] = &[
     (
@@ -33,11 +36,7 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
         "host-known",
         "this host is registered already, perhaps under another URI: look through GET /v1/hosts",
     ),
-    (
-        "networks_cidr_excl",
-        "cidr-taken",
-        "this CIDR overlaps one that is in use in this cloud: choose another, or leave it out and get a free one",
-    ),
+    ("networks_cidr_excl", "cidr-taken", CIDR_TAKEN),
     (
         "addresses_pkey",
         "address-taken",

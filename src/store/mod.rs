@@ -11,6 +11,8 @@ pub mod idempotency;
 pub mod incarnations;
 pub mod instances;
 pub mod images;
+pub mod networks;
+pub mod ports;
 pub mod work;
 
 use std::time::Duration;
