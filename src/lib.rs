@@ -19,6 +19,8 @@ pub mod hypervisor;
 pub mod placement;
 /// Makes the world match the store.
 pub mod reconcile;
+/// One process: pool, schema, API and loops.
+pub mod server;
 /// What a caller may do: authorize, open the transaction, record the wish.
 pub mod service;
 /// The only room that speaks SQL.

@@ -59,7 +59,7 @@ impl Postgres {
         &self.url
     }
 
-    /// Ends the server by a fast shutdown, an immediate one after 10 s; returns when it is gone.
+    /// Ends the server by a fast shutdown, an immediate one after 5 s; returns when it is gone.
     pub async fn stop(self) -> Result<()> {
         self.stop.cancel();
         self.keeper.await.context("the keeper of PostgreSQL failed")

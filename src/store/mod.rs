@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod changes;
+pub mod cloud;
 mod constraint;
 pub mod events;
 pub mod flavors;

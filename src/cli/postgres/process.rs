@@ -16,7 +16,7 @@ use super::cluster::Cluster;
 
 /// Crash recovery after a long run may take its time; a server that says nothing at all is given up.
 const START_DEADLINE: Duration = Duration::from_secs(120);
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A running PostgreSQL server: our child, or an orphan of a killed `pileus up`.
