@@ -9,7 +9,9 @@ use crate::config::{Config, LogFormat};
 
 /// Sets the process's log up, then says what the configuration had to warn of.
 pub fn init(config: &Config) -> Result<()> {
-    let filter = EnvFilter::builder().parse(&config.log)?;
+    // PostgreSQL's notices ("already exists, skipping") are nobody's news, unless asked for.
+    let filter = format!("sqlx::postgres::notice=warn,{}", config.log);
+    let filter = EnvFilter::builder().parse(filter)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let done = match config.log_format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
