@@ -1,6 +1,6 @@
 //! `pileus serve`: the server alone; database and hosts are somebody else's.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,29 @@ pub fn database(config: &Config) -> Result<PgConnectOptions> {
             "there is no database: set DATABASE_URL, or give --database-url postgres://user:password@host/database"
         );
     };
-    // The error of a URL does not repeat it, so the password stays ours.
     let source = config.source("database_url");
-    url.expose().parse().with_context(|| format!("`database_url` ({source}) is no PostgreSQL URL"))
+    let wanted = || {
+        format!(
+            "`database_url` ({source}) is no PostgreSQL URL: give postgres://user:password@host/database"
+        )
+    };
+    // sqlx takes any scheme. What is said must not repeat the URL: a password is in it.
+    let url = url.expose();
+    ensure!(url.starts_with("postgres://") || url.starts_with("postgresql://"), wanted());
+    url.parse().with_context(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_will_not_do_is_refused_without_telling_its_password() {
+        for url in ["mysql://u:geheim@h/x", "geheim", "postgres://u:geheim@h:notaport/x"] {
+            let config = Config::load(&Flags::default().set("database_url", url), []).unwrap();
+            let error = format!("{:#}", database(&config).unwrap_err());
+            assert!(error.contains("flag --database-url"), "{error}");
+            assert!(!error.contains("geheim"), "{error}");
+        }
+    }
 }
