@@ -23,6 +23,7 @@ create table keypairs (
     fingerprint text not null,
     created_by uuid,
     created_at timestamptz not null,
+    revision bigint not null default 1,
     constraint keypairs_pkey primary key (id),
     constraint keypairs_tenant_name_key unique (tenant_id, name),
     constraint keypairs_tenant_fkey foreign key (tenant_id) references tenants (id)

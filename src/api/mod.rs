@@ -9,8 +9,11 @@ pub mod flavors;
 pub mod health;
 mod image_data;
 pub mod images;
+pub mod keypairs;
 mod limit;
+pub mod networks;
 mod openapi30;
+pub mod ports;
 pub mod problem;
 pub mod reply;
 mod serve;
@@ -45,6 +48,9 @@ fn operations() -> OpenApiRouter<App> {
         .merge(health::routes())
         .merge(images::routes())
         .merge(image_data::routes())
+        .merge(keypairs::routes())
+        .merge(networks::routes())
+        .merge(ports::routes())
 }
 
 /// The OpenAPI 3.1 document.

@@ -10,6 +10,7 @@ pub mod host;
 pub mod id;
 pub mod image;
 pub mod instance;
+pub mod keypair;
 pub mod network;
 pub mod page;
 pub mod port;

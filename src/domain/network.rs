@@ -100,7 +100,7 @@ pub struct NewNetwork {
 /// What may be changed of a network. Fields that are not given stay.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NetworkChange {
+pub struct NetworkPatch {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, example = "ci-2")]
     pub name: Option<String>,
@@ -174,7 +174,7 @@ impl NewNetwork {
     }
 }
 
-impl NetworkChange {
+impl NetworkPatch {
     pub fn check(&self) -> Result<Change> {
         let mut faults = Vec::new();
         let name = self.name.as_ref().map(|name| Name::parse("/name", name)).transpose();

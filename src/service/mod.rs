@@ -6,7 +6,10 @@ pub mod events;
 pub mod flavors;
 pub mod health;
 pub mod images;
+pub mod keypairs;
 pub mod limits;
+pub mod networks;
+pub mod ports;
 mod write;
 
 use std::ops::Deref;

@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod incarnations;
 pub mod instances;
 pub mod images;
+pub mod keypairs;
 pub mod networks;
 pub mod ports;
 pub mod work;

@@ -201,17 +201,17 @@ pub async fn list(
     tenant: Option<TenantId>,
     page: &Page,
     name: Option<&str>,
-    labels: Option<&Labels>,
+    labels: &Labels,
 ) -> Result<Vec<Network>> {
     let networks = sqlx::query_as(networks!(
         "n.id > $1 and ($2::uuid is null or n.tenant_id = $2) and ($3::text is null or n.name = $3)
-         and ($4::jsonb is null or n.labels @> $4)
+         and n.labels @> $4
          order by n.id limit $5"
     ))
     .bind(page.after)
     .bind(tenant)
     .bind(name)
-    .bind(labels.map(Json))
+    .bind(Json(labels))
     .bind(page.fetch())
     .fetch_all(conn)
     .await?;

@@ -300,32 +300,43 @@ pub async fn list(conn: &mut PgConnection, page: &Page, filter: &Filter) -> Resu
     Ok(ports)
 }
 
-/// How many ports the network has.
-pub async fn count(conn: &mut PgConnection, network: NetworkId) -> Result<i64> {
-    let count = sqlx::query_scalar("select count(*) from ports where network_id = $1")
-        .bind(network)
-        .fetch_one(conn)
-        .await?;
-    Ok(count)
+/// How many ports of instances, and how many free-standing ones, the network has.
+pub async fn count(conn: &mut PgConnection, network: NetworkId) -> Result<(i64, i64)> {
+    let counts = sqlx::query_as(
+        "select count(instance_id), count(*) - count(instance_id) from ports where network_id = $1",
+    )
+    .bind(network)
+    .fetch_one(conn)
+    .await?;
+    Ok(counts)
 }
 
-/// Deletes a free-standing port; its address rests. `port-attached` while an instance has it.
-pub async fn delete_free(conn: &mut PgConnection, id: PortId, now: Time) -> Result<()> {
-    let holder: Option<Option<InstanceId>> =
-        sqlx::query_scalar("select instance_id from ports where id = $1 for update")
-            .bind(id)
-            .fetch_optional(&mut *conn)
-            .await?;
-    match holder {
-        None => return Err(Error::not_found("port", id)),
-        Some(Some(instance)) => return Err(attached(id, instance)),
-        Some(None) => {}
+/// The port, which nobody else changes until the transaction ends.
+pub async fn lock(
+    conn: &mut PgConnection,
+    scope: Option<TenantId>,
+    id: PortId,
+) -> Result<Option<Port>> {
+    let port = sqlx::query_as(ports!(
+        "p.id = $1 and ($2::uuid is null or p.tenant_id = $2) for update of p"
+    ))
+    .bind(id)
+    .bind(scope)
+    .fetch_optional(conn)
+    .await?;
+    Ok(port)
+}
+
+/// Deletes a free-standing port that was locked; its address rests. `port-attached` while an instance has it.
+pub async fn delete_free(conn: &mut PgConnection, port: &Port, now: Time) -> Result<()> {
+    if let Some(instance) = port.instance_id {
+        return Err(attached(port.id, instance));
     }
     sqlx::query("update addresses set port_id = null, released_at = $2 where port_id = $1")
-        .bind(id)
+        .bind(port.id)
         .bind(now)
         .execute(&mut *conn)
         .await?;
-    sqlx::query("delete from ports where id = $1").bind(id).execute(conn).await?;
+    sqlx::query("delete from ports where id = $1").bind(port.id).execute(conn).await?;
     Ok(())
 }

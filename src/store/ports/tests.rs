@@ -87,7 +87,8 @@ impl Cloud {
 
     async fn delete(&self, port: PortId, now: Time) {
         let mut tx = self.pool.begin().await.expect("begin");
-        delete_free(&mut tx, port, now).await.expect("delete");
+        let port = lock(&mut tx, None, port).await.expect("lock").expect("there");
+        delete_free(&mut tx, &port, now).await.expect("delete");
         tx.commit().await.expect("commit");
     }
 }
@@ -183,10 +184,9 @@ async fn an_instance_that_goes_takes_its_own_ports_and_leaves_the_others_free() 
     assert!(matches!(foreign, Err(Error::NotFound { .. })));
     let foreign = create_owned(&mut conn, stranger, one, other, 0, None, at(0), REST).await;
     assert!(matches!(foreign, Err(Error::NotFound { .. })));
-    assert_eq!(
-        code(&delete_free(&mut conn, free.id, at(0)).await.expect_err("attached")),
-        "port-attached"
-    );
+    let held = lock(&mut conn, None, free.id).await.expect("lock").expect("there");
+    let kept = delete_free(&mut conn, &held, at(0)).await.expect_err("attached");
+    assert_eq!(code(&kept), "port-attached");
 
     let ports = of_instance(&mut conn, instance).await.expect("ports");
     let seen: Vec<_> = ports.iter().map(|p| (p.id, p.network_id, p.address, p.position)).collect();
