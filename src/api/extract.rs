@@ -1,9 +1,10 @@
 //! What handlers are given: axum's extractors with our errors, the caller, and the conditional headers.
 
 use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -171,6 +172,18 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         let detail = "send Authorization: Bearer TOKEN; POST /v1/auth/login gives one";
         Error::Unauthenticated(detail.into()).into()
     })
+}
+
+/// The address of the peer, as its socket has it. Headers such as `X-Forwarded-For` say what anybody likes, so none is read.
+pub struct Peer(pub Option<IpAddr>);
+
+impl FromRequestParts<App> for Peer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Ok(Self(info.map(|ConnectInfo(address)| address.ip())))
+    }
 }
 
 /// The id that the request-id layer made sure of.

@@ -1,5 +1,6 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
+mod auth;
 pub mod document;
 pub mod documents;
 mod event_stream;
@@ -21,6 +22,14 @@ mod serve;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use axum::http::{HeaderName, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -30,6 +39,7 @@ use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -43,6 +53,7 @@ use problem::Problem;
 /// Every operation with its document.
 fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::Document::openapi())
+        .merge(auth::routes())
         .merge(flavors::routes())
         .merge(events::routes())
         .merge(health::routes())
@@ -78,6 +89,8 @@ pub fn router(app: App) -> Router {
             let id = extract::request_id(request.headers());
             tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path())
         }))
+        // Marked before anything may look at it: no log line shows a token.
+        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
         .layer(axum::middleware::from_fn(sane_request_id))
@@ -113,6 +126,9 @@ fn cors(origins: &str) -> CorsLayer {
             name("x-request-id"),
         ])
         .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, name("x-request-id")])
+/// The whole HTTP service, for `axum::serve`: each request knows its peer's address, by which logins are limited.
+pub fn service(app: App) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
+    router(app).into_make_service_with_connect_info()
 }
 
 #[derive(Clone)]

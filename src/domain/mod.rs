@@ -1,6 +1,7 @@
 //! What things are: types and pure functions; no async, no I/O.
 
 pub mod beat;
+pub mod auth;
 pub mod caller;
 pub mod clock;
 pub mod error;
@@ -16,5 +17,8 @@ pub mod page;
 pub mod port;
 pub mod qcow2;
 pub mod subnet;
+pub mod password;
+pub mod tenant;
 pub mod text;
 pub mod user_data;
+pub mod user;

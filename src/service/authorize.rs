@@ -21,6 +21,9 @@ use Role::{Member, Owner, Reader};
 
 /// Operation id and need.
 pub const MATRIX: &[(&str, Need)] = &[
+    ("login", Anyone),
+    ("get_signing_keys", Anyone),
+    ("get_whoami", User),
     ("create_flavor", Admin),
     ("list_flavors", User),
     ("get_flavor", User),

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod authorize;
+pub mod bootstrap;
 pub mod events;
 pub mod flavors;
 pub mod health;
@@ -10,6 +11,7 @@ pub mod keypairs;
 pub mod limits;
 pub mod networks;
 pub mod ports;
+pub mod quota;
 mod write;
 
 use std::ops::Deref;
@@ -37,6 +39,7 @@ struct Inner {
     parts: Parts,
     limits: Limits,
     beats: Beats,
+    auth: auth::Auth,
 }
 
 pub struct Parts {
@@ -53,7 +56,8 @@ pub struct Parts {
 impl App {
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
-        Self(Arc::new(Inner { parts, limits, beats: Beats::default() }))
+        let auth = auth::Auth::new(&parts.config, &parts.clock);
+        Self(Arc::new(Inner { parts, limits, beats: Beats::default(), auth }))
     }
 
     /// How much this process works on at a time.
@@ -64,6 +68,11 @@ impl App {
     /// The loops of this process: each registers and says that it lives, or `/readyz` names it.
     pub fn beats(&self) -> &Beats {
         &self.0.beats
+    }
+
+    /// What authentication keeps in memory.
+    fn auth(&self) -> &auth::Auth {
+        &self.0.auth
     }
 
     /// A connection for reading.

@@ -16,6 +16,11 @@ pub async fn ensure(conn: &mut PgConnection, proposed: Uuid, now: Time) -> Resul
     Ok(sqlx::query_scalar("select id from cloud").fetch_one(conn).await?)
 }
 
+/// The cloud's id, locked: others who want the same wait until the transaction ends.
+pub async fn lock(conn: &mut PgConnection) -> Result<Uuid> {
+    Ok(sqlx::query_scalar("select id from cloud for update").fetch_one(conn).await?)
+}
+
 #[cfg(test)]
 mod tests {
     use sqlx::{ConnectOptions, types::chrono::DateTime};

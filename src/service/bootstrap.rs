@@ -1,0 +1,121 @@
+//! What a new cloud begins with: its id, a tenant, an admin, flavors. May be run at every start.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{App, quota};
+use crate::domain::caller::Role;
+use crate::domain::error::{Error, Result};
+use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
+use crate::domain::flavor::NewFlavor;
+use crate::domain::id::{FlavorId, TenantId, UserId};
+use crate::domain::password::Password;
+use crate::domain::text::Name;
+use crate::store;
+
+/// The tenant that everybody begins in.
+pub const TENANT: &str = "default";
+
+/// Name, vCPUs, MiB, GiB.
+const FLAVORS: [(&str, i32, i64, i64); 5] = [
+    ("nano", 1, 192, 1),
+    ("micro", 1, 512, 5),
+    ("small", 1, 2048, 20),
+    ("medium", 2, 4096, 40),
+    ("large", 4, 8192, 80),
+];
+
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    pub admin_user: String,
+    /// Set when the user is made; a user who is there already keeps theirs.
+    pub admin_password: Password,
+}
+
+/// What is there afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bootstrapped {
+    pub tenant: TenantId,
+    pub admin: UserId,
+    /// The admin was made just now, with the password that was given.
+    pub admin_made: bool,
+}
+
+/// Makes what is missing, in one transaction. The flavors come with the tenant `default`: those that were deleted later stay so.
+pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
+    let name = Name::parse("/admin_user", &wanted.admin_user)?;
+    let existing = store::users::find_by_name(&mut *app.conn().await?, name.as_str()).await?;
+    // Not in the transaction, which would wait for the hash.
+    let hash = match existing {
+        Some(_) => None,
+        None => {
+            wanted.admin_password.check_new("/admin_password")?;
+            Some(app.auth().passwords.hash(&wanted.admin_password).await?)
+        }
+    };
+    let now = app.clock.now();
+    let mut tx = app.db.begin().await?;
+    store::cloud::ensure(&mut tx, app.cloud, now).await?;
+    let cloud = store::cloud::lock(&mut tx).await?;
+    if cloud != app.cloud {
+        return Err(Error::Internal(anyhow::anyhow!(
+            "the database belongs to cloud {cloud}, and this process is of cloud {}",
+            app.cloud
+        )));
+    }
+    let tenant = match store::tenants::find_by_name(&mut tx, TENANT).await? {
+        Some(tenant) => tenant.id,
+        None => {
+            let name = Name::parse("/name", TENANT)?;
+            let id = TenantId(Uuid::now_v7());
+            store::tenants::insert(&mut tx, id, &name, "", &quota::defaults(app), now).await?;
+            note(&mut tx, "tenant.create", ("tenant", id.0, TENANT), Some(id), now).await?;
+            for (name, vcpus, memory_mib, disk_gib) in FLAVORS {
+                let new =
+                    NewFlavor { name: name.into(), vcpus, memory_mib, disk_gib, traits: vec![] };
+                if store::flavors::find(&mut tx, name).await?.is_none() {
+                    let id = FlavorId(Uuid::now_v7());
+                    store::flavors::insert(&mut tx, id, &new.check()?, &new, now).await?;
+                    note(&mut tx, "flavor.create", ("flavor", id.0, name), None, now).await?;
+                }
+            }
+            id
+        }
+    };
+    let (admin, admin_made) =
+        match (store::users::find_by_name(&mut tx, name.as_str()).await?, hash) {
+            (Some(user), _) => (user.id, false),
+            (None, Some(hash)) => {
+                let id = UserId(Uuid::now_v7());
+                store::users::insert(&mut tx, id, &name, &hash, true, now).await?;
+                store::memberships::put(&mut tx, tenant, id, Role::Owner, now).await?;
+                note(&mut tx, "user.create", ("user", id.0, name.as_str()), None, now).await?;
+                (id, true)
+            }
+            (None, None) => {
+                return Err(Error::conflict(
+                    "changed-meanwhile",
+                    "the admin was deleted at this moment: start again",
+                ));
+            }
+        };
+    tx.commit().await?;
+    Ok(Bootstrapped { tenant, admin, admin_made })
+}
+
+async fn note(
+    conn: &mut sqlx::PgConnection,
+    kind: &'static str,
+    (noun, id, name): (&'static str, Uuid, &str),
+    tenant: Option<TenantId>,
+    now: crate::domain::clock::Time,
+) -> Result<()> {
+    let event = NewEvent {
+        kind,
+        subject: Subject { kind: noun, id, name: name.into(), tenant },
+        actor: Actor { name: "bootstrap".into(), ..Actor::default() },
+        outcome: Outcome::Done,
+        detail: json!({}),
+    };
+    store::events::insert(conn, &event, now).await
+}
