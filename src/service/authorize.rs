@@ -69,7 +69,10 @@ pub fn authorize(caller: &Caller, operation: &'static str) -> Result<()> {
             Some(role) => Err(Error::Forbidden(format!(
                 "{operation} needs the role {least:?} in this tenant and you are {role:?}: ask an owner",
             ).to_lowercase())),
-            None => caller.tenant().map(|_| ()),
+            None => {
+                caller.tenant()?;
+                Err(Error::Forbidden("you are not a member of this tenant: ask an owner".into()))
+            }
         },
     }
 }

@@ -9,7 +9,6 @@ pub mod flavors;
 pub mod host_images;
 pub mod hosts;
 pub mod idempotency;
-<<<<<<< HEAD
 pub mod incarnations;
 pub mod instances;
 pub mod images;
@@ -21,7 +20,6 @@ pub mod memberships;
 pub mod signing_keys;
 pub mod tenants;
 pub mod users;
->>>>>>> a9150cd (service: log in by password, authenticate by JWT, count the quota, begin a cloud)
 pub mod work;
 
 use std::time::Duration;

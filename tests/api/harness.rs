@@ -1,0 +1,288 @@
+//! A server of its own for each test, and clients who are somebody in it.
+//!
+//! ```ignore
+//! let api = Api::start().await;
+//! let flavor = api.admin.post("/v1/flavors", &json!({...})).await.expect(201);
+//! api.reader.delete("/v1/flavors/x").await.problem(403, "forbidden");
+//! ```
+
+use std::fmt;
+
+use pileus::api;
+use pileus::cli::postgres::throwaway;
+use pileus::config::{Config, Flags};
+use pileus::domain::clock::Clock;
+use pileus::domain::password::Password;
+use pileus::service::bootstrap::{self, Bootstrap};
+use pileus::service::{App, Parts};
+use pileus::store;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Everybody's password.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// A cloud with two tenants: A is `default`, with one user of each role; B has one member.
+pub struct Api {
+    pub app: App,
+    pub tenant_a: Uuid,
+    pub tenant_b: Uuid,
+    /// Nobody.
+    pub anonymous: Client,
+    /// The cloud's admin, who is in tenant A.
+    pub admin: Client,
+    pub owner: Client,
+    pub member: Client,
+    pub reader: Client,
+    /// A member of tenant B.
+    pub stranger: Client,
+    _state: tempfile::TempDir,
+}
+
+impl Api {
+    pub async fn start() -> Self {
+        Self::start_with(|flags| flags).await
+    }
+
+    /// With settings of the test's own: `Api::start_with(|flags| flags.set("token_ttl_s", "10"))`.
+    pub async fn start_with(settings: impl FnOnce(Flags) -> Flags) -> Self {
+        Self::start_at(Clock::System, settings).await
+    }
+
+    /// With a clock of the test's own, too.
+    pub async fn start_at(clock: Clock, settings: impl FnOnce(Flags) -> Flags) -> Self {
+        let state = tempfile::tempdir().expect("a state directory");
+        let app = app(clock, settings, state.path()).await;
+        let wanted =
+            Bootstrap { admin_user: "admin".into(), admin_password: Password::new(PASSWORD) };
+        let begun = bootstrap::ensure(&app, &wanted).await.expect("a cloud");
+        let tenant_a = begun.tenant.0;
+        let tenant_b = Uuid::now_v7();
+        populate(&app, tenant_a, tenant_b).await;
+        let anonymous =
+            Client { url: serve(&app).await, token: None, http: reqwest::Client::new() };
+        Self {
+            admin: anonymous.login("admin").await,
+            owner: anonymous.login("owner").await,
+            member: anonymous.login("member").await,
+            reader: anonymous.login("reader").await,
+            stranger: anonymous.login("stranger").await,
+            anonymous,
+            app,
+            tenant_a,
+            tenant_b,
+            _state: state,
+        }
+    }
+
+    /// Everything in the feed so far, oldest first.
+    pub async fn events(&self) -> Vec<Value> {
+        let mut conn = self.app.conn().await.expect("a connection");
+        store::events::publish(&mut conn).await.expect("numbered");
+        let path = "/v1/events?limit=1000&all_tenants=true";
+        let page = self.admin.get(path).await.expect(200);
+        page["items"].as_array().expect("items").clone()
+    }
+}
+
+/// The services over a new database.
+async fn app(clock: Clock, settings: impl FnOnce(Flags) -> Flags, dir: &std::path::Path) -> App {
+    let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
+    let flags = Flags::default()
+        .set("state_dir", dir.to_string_lossy())
+        // Limits have tests of their own, and all tests log in from one address.
+        .set("login_attempts_per_minute", "10000");
+    App::new(Parts {
+        db: store::connect(options, 8).await.expect("a pool"),
+        config: Config::load(&settings(flags), []).expect("a configuration"),
+        clock,
+        cloud: Uuid::new_v4(),
+        changes: store::changes::Changes::default(),
+        shutdown: tokio_util::sync::CancellationToken::new(),
+    })
+}
+
+/// The server ends with the test's runtime.
+async fn serve(app: &App) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let service = api::service(app.clone());
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    format!("http://{address}")
+}
+
+/// The users beside the admin. They get the admin's hash, so that a test pays for one.
+async fn populate(app: &App, tenant_a: Uuid, tenant_b: Uuid) {
+    let mut conn = app.conn().await.expect("a connection");
+    sqlx::query(
+        "insert into tenants select (jsonb_populate_record(t, jsonb_build_object('id', $2::uuid, 'name', 'other'))).*
+         from tenants t where id = $1",
+    )
+    .bind(tenant_a)
+    .bind(tenant_b)
+    .execute(&mut *conn)
+    .await
+    .expect("tenant B");
+    for (name, tenant, role) in [
+        ("owner", tenant_a, "owner"),
+        ("member", tenant_a, "member"),
+        ("reader", tenant_a, "reader"),
+        ("stranger", tenant_b, "member"),
+    ] {
+        let id = Uuid::now_v7();
+        sqlx::query(
+            "insert into users (id, name, password_hash, tokens_valid_from, created_at)
+             select $1, $2, password_hash, created_at, created_at from users where name = 'admin'",
+        )
+        .bind(id)
+        .bind(name)
+        .execute(&mut *conn)
+        .await
+        .expect("a user");
+        sqlx::query(
+            "insert into memberships select $1, $2, $3, created_at from users where id = $2",
+        )
+        .bind(tenant)
+        .bind(id)
+        .bind(role)
+        .execute(&mut *conn)
+        .await
+        .expect("a membership");
+    }
+}
+
+/// Somebody who asks.
+#[derive(Clone)]
+pub struct Client {
+    url: String,
+    pub token: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// The same, as this user.
+    pub async fn login(&self, user: &str) -> Self {
+        let login = json!({"user": user, "password": PASSWORD});
+        let answer = self.post("/v1/auth/login", &login).await.expect(200);
+        self.with_token(answer["token"].as_str().expect("a token"))
+    }
+
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path).send().await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path).json(body).send().await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::PUT, path).json(body).send().await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::PATCH, path).json(body).send().await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.ask(Method::DELETE, path).send().await
+    }
+
+    /// A request with more to it: `client.ask(Method::GET, path).header("if-none-match", "\"1\"").send().await`.
+    pub fn ask(&self, method: Method, path: &str) -> Ask {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Ask { request, what: format!("{method} {path}") }
+    }
+}
+
+/// A request that is being put together.
+pub struct Ask {
+    request: reqwest::RequestBuilder,
+    what: String,
+}
+
+impl Ask {
+    pub fn header(self, name: &str, value: impl AsRef<str>) -> Self {
+        Self { request: self.request.header(name, value.as_ref()), ..self }
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        Self { request: self.request.json(body), ..self }
+    }
+
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        Self { request: self.request.body(body), ..self }
+    }
+
+    pub async fn send(self) -> Answer {
+        let response = self.request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let text = response.text().await.expect("a body");
+        Answer { what: self.what, status, headers, text }
+    }
+}
+
+/// What came back. Its checks panic with the request and the whole answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+    what: String,
+}
+
+impl Answer {
+    /// The body, after the status was found to be this one.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.body()
+    }
+
+    /// The problem, after status, media type and the last part of its type were found to be these.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.body();
+        assert_eq!(problem["status"], status, "{self:?}");
+        let kind = problem["type"].as_str().unwrap_or_default();
+        assert_eq!(kind.rsplit('/').next(), Some(code), "{self:?}");
+        problem
+    }
+
+    /// The pointers of the fields at fault.
+    #[track_caller]
+    pub fn faults(&self) -> Vec<String> {
+        let problem = self.problem(422, "invalid-input");
+        let errors = problem["errors"].as_array().expect("errors");
+        errors.iter().map(|error| error["pointer"].as_str().expect("a pointer").into()).collect()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("a header of text"))
+    }
+
+    /// The body as JSON; null if it is empty.
+    #[track_caller]
+    pub fn body(&self) -> Value {
+        if self.text.is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was answered with {}: {}", self.what, self.status, self.text)
+    }
+}

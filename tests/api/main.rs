@@ -1,0 +1,6 @@
+//! The API, spoken to over HTTP: a real server on a free port, a real PostgreSQL, a module a noun.
+
+mod harness;
+
+mod auth;
+mod flavors;
