@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::config::{Config, Secret};
 use crate::domain::clock::Clock;
 use crate::domain::host::VirtType;
+use crate::domain::password::Password;
+use crate::service::bootstrap::{self, Bootstrap};
 use crate::service::{App, Parts};
 use crate::store::changes::Changes;
 use crate::{api, reconcile, store};
@@ -22,8 +24,7 @@ pub struct Local {
     /// The id of a cloud that has none yet: it lies beside the database, so that our stamps on hosts are still known as
     /// ours when the database is made anew.
     pub cloud: Uuid,
-    /// The bootstrap admin. Whoever reads admin.json must be able to log in: make the user where it is missing, and
-    /// set its password where this one does not fit.
+    /// The bootstrap admin: made where there is none. A password that was changed since is left as it is.
     pub admin_user: String,
     pub admin_password: Secret,
     /// The local host, to be registered where it is missing; `None` with `--libvirt-uri none`.
@@ -57,6 +58,13 @@ pub async fn run(
     let changes = Changes::default();
     let app =
         App::new(Parts { db: db.clone(), config, clock, cloud, changes, shutdown: stop.clone() });
+    if let Some(local) = &local {
+        let wanted = Bootstrap {
+            admin_user: local.admin_user.clone(),
+            admin_password: Password::new(local.admin_password.expose()),
+        };
+        bootstrap::ensure(&app, &wanted).await.context("the cloud's first things were not made")?;
+    }
     let mut loops = loops(&app);
     tracing::info!(url, %cloud, "serving");
     let mut serving = pin!(api::serve(listener, app));

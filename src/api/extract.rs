@@ -1,7 +1,7 @@
 //! What handlers are given: axum's extractors with our errors, the caller, and the conditional headers.
 
-use std::time::Duration;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};

@@ -22,14 +22,6 @@ mod serve;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
-
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
-use axum::http::{HeaderName, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -39,7 +31,6 @@ use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -89,8 +80,6 @@ pub fn router(app: App) -> Router {
             let id = extract::request_id(request.headers());
             tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path())
         }))
-        // Marked before anything may look at it: no log line shows a token.
-        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
         .layer(axum::middleware::from_fn(sane_request_id))
@@ -126,9 +115,6 @@ fn cors(origins: &str) -> CorsLayer {
             name("x-request-id"),
         ])
         .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, name("x-request-id")])
-/// The whole HTTP service, for `axum::serve`: each request knows its peer's address, by which logins are limited.
-pub fn service(app: App) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
-    router(app).into_make_service_with_connect_info()
 }
 
 #[derive(Clone)]

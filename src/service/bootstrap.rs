@@ -44,10 +44,17 @@ pub struct Bootstrapped {
 /// Makes what is missing, in one transaction. The flavors come with the tenant `default`: those that were deleted later stay so.
 pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
     let name = Name::parse("/admin_user", &wanted.admin_user)?;
-    let existing = store::users::find_by_name(&mut *app.conn().await?, name.as_str()).await?;
+    let existing = store::auth::credentials(&mut *app.conn().await?, name.as_str()).await?;
     // Not in the transaction, which would wait for the hash.
     let hash = match existing {
-        Some(_) => None,
+        Some(admin) => {
+            let kept = Some(admin.password_hash);
+            if !app.auth().passwords.verify(&wanted.admin_password, kept).await? {
+                // Not set back: it may have been changed because the first one had leaked.
+                tracing::warn!(user = %name, "the admin's password is not the first one any more: log in with the new one");
+            }
+            None
+        }
         None => {
             wanted.admin_password.check_new("/admin_password")?;
             Some(app.auth().passwords.hash(&wanted.admin_password).await?)

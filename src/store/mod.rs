@@ -15,7 +15,6 @@ pub mod images;
 pub mod keypairs;
 pub mod networks;
 pub mod ports;
-=======
 pub mod memberships;
 pub mod signing_keys;
 pub mod tenants;

@@ -108,8 +108,7 @@ async fn app(clock: Clock, settings: impl FnOnce(Flags) -> Flags, dir: &std::pat
 async fn serve(app: &App) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let service = api::service(app.clone());
-    tokio::spawn(async move { axum::serve(listener, service).await });
+    tokio::spawn(api::serve(listener, app.clone()));
     format!("http://{address}")
 }
 
