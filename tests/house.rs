@@ -16,14 +16,20 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("config", &["domain"]),
     // Where the process is put together.
-    ("server", &["api", "service", "reconcile", "store", "hypervisor", "placement", "config", "domain"]),
+    (
+        "server",
+        &["api", "service", "reconcile", "store", "hypervisor", "placement", "config", "domain"],
+    ),
     ("cli", &["server", "api", "service", "store", "hypervisor", "guest", "config", "domain"]),
 ];
 
 const LONGEST: usize = 400;
 
 /// Files that are longer, tests aside, and why.
-const LONGER: &[(&str, &str)] = &[];
+const LONGER: &[(&str, &str)] = &[(
+    "src/hypervisor/xml/domain.rs",
+    "libvirt's domain schema: a struct an element, read beside libvirt's own page",
+)];
 
 struct Source {
     /// Below the repository, such as `src/api/flavors.rs`.
@@ -36,7 +42,8 @@ impl Source {
     fn room(&self) -> Option<&str> {
         let below = self.path.strip_prefix("src/")?;
         let room = below.split('/').next()?;
-        Some(room.strip_suffix(".rs").unwrap_or(room)).filter(|room| !["lib", "main"].contains(room))
+        Some(room.strip_suffix(".rs").unwrap_or(room))
+            .filter(|room| !["lib", "main"].contains(room))
     }
 
     /// How many modules deep it is: `src/api/mod.rs` and `src/config.rs` are 1, `src/api/flavors.rs` is 2.
@@ -46,7 +53,9 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        !self.path.starts_with("src/") || self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+        !self.path.starts_with("src/")
+            || self.path.ends_with("/tests.rs")
+            || self.path.contains("/tests/")
     }
 
     /// Without its tests and comments, a line for a line; empty where all of it is a test.
@@ -54,7 +63,8 @@ impl Source {
         if self.is_test() {
             return vec![];
         }
-        let lines = self.text.lines().take_while(|line| *line != "#[cfg(test)]" || self.declares(line));
+        let lines =
+            self.text.lines().take_while(|line| *line != "#[cfg(test)]" || self.declares(line));
         lines.map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect()
     }
 
@@ -187,7 +197,10 @@ fn the_service_only_talks_to_hosts_by_their_handle() {
     let mut faults = vec![];
     for source in sources().iter().filter(|source| source.room() == Some("service")) {
         for (line, used) in source.uses() {
-            if used.starts_with("hypervisor") && used != "hypervisor::Hosts" && !used.starts_with("hypervisor::{") {
+            if used.starts_with("hypervisor")
+                && used != "hypervisor::Hosts"
+                && !used.starts_with("hypervisor::{")
+            {
                 faults.push(format!("{}:{line}: {used}", source.path));
             }
         }
@@ -209,7 +222,8 @@ fn every_file_opens_with_what_it_is_for() {
 fn files_are_short() {
     let mut faults = vec![];
     for source in sources() {
-        let lines = if source.is_test() { source.text.lines().count() } else { source.code().len() };
+        let lines =
+            if source.is_test() { source.text.lines().count() } else { source.code().len() };
         let excused = LONGER.iter().any(|(path, _)| *path == source.path);
         if lines > LONGEST && !excused {
             faults.push(format!("{}: {lines} lines", source.path));
@@ -222,14 +236,23 @@ fn files_are_short() {
 
 #[test]
 fn only_the_store_speaks_sql_and_in_lower_case() {
+    // The keeper of the PostgreSQL server asks the server about itself, never about our tables.
+    let speaks = |source: &Source| {
+        source.room() == Some("store") || source.path.starts_with("src/cli/postgres")
+    };
     let sql = |line: &str| {
         let statement = |a: &str, b: &str| line.find(a).is_some_and(|at| line[at..].contains(b));
-        statement("select ", " from ") || statement("insert into ", "") || statement("delete from ", "")
+        statement("select ", " from ")
+            || statement("insert into ", "")
+            || statement("delete from ", "")
             || statement("update ", " set ")
     };
-    none(&lines(|source, line| source.room() != Some("store") && sql(line)), "SQL is for src/store");
+    none(&lines(|source, line| !speaks(source) && sql(line)), "SQL is for src/store");
     let shouted = lines(|source, line| {
-        source.room() == Some("store") && ["SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM"].iter().any(|word| line.contains(word))
+        speaks(source)
+            && ["SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM"]
+                .iter()
+                .any(|word| line.contains(word))
     });
     none(&shouted, "SQL is written in lower case");
 }
@@ -249,7 +272,8 @@ fn nothing_unwraps_outside_tests() {
 fn unsafe_code_is_in_one_file() {
     let faults = lines(|source, line| {
         let allowed = source.path == "src/hypervisor/libvirt/ffi.rs";
-        !allowed && line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe")
+        !allowed
+            && line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe")
     });
     none(&faults, "unsafe code is in src/hypervisor/libvirt/ffi.rs");
 }
