@@ -1,12 +1,14 @@
-//! The hosts and what is taken of them; chooses a host for a request.
-
-use std::collections::BTreeMap;
-use std::ops::Bound;
+//! The capacity index: hosts in classes, classes in trees, kept by deltas.
 
 use super::explain::{Class, Explanation, MAX_SAMPLE};
 use super::host::{Constraints, HostView, Request};
+use super::members::{Members, NONE, moved_down, moved_up};
+use super::names::Names;
 use super::policy::{Policy, RoundRobin};
 use super::resources::Resources;
+use super::search;
+use super::shapes::{Shape, Shapes};
+use super::tree::{Forest, Point};
 use crate::domain::id::HostId;
 
 /// No host can take the request; [`Index::explain`] says why.
@@ -25,18 +27,39 @@ pub enum IndexError {
     NotTaken(HostId),
 }
 
-/// The capacity index.
+/// The capacity index. Hosts of equal shape (constraints, limit) and equal free amounts form a class, since
+/// placement cannot tell them apart; the classes of similar shapes lie in one tree.
+///
+/// Placing costs about the logarithm of the number of classes, a delta that of the hosts. Adding a host whose id
+/// is not the largest and removing a host renumber all of them: build with [`Index::from_hosts`].
 #[derive(Debug, Clone, Default)]
 pub struct Index {
-    hosts: BTreeMap<HostId, Entry>,
+    /// Sorted by id: the number of a host's slot is its place in the order of ids.
+    slots: Vec<Slot>,
+    members: Members,
+    names: Names,
+    pub(super) classes: Vec<ClassRow>,
+    /// Rows of `classes` that may be used again.
+    spare: Vec<u32>,
+    pub(super) shapes: Shapes,
+    pub(super) forest: Forest,
 }
 
-#[derive(Debug, Clone)]
-struct Entry {
-    name: String,
-    limit: Resources,
-    used: Resources,
-    constraints: Constraints,
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    id: HostId,
+    class: u32,
+    name: u32,
+}
+
+/// Hosts that placement cannot tell apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClassRow {
+    pub(super) free: Point,
+    pub(super) shape: u32,
+    /// The root of the treap of its slots.
+    pub(super) root: u32,
+    hosts: u32,
 }
 
 impl Index {
@@ -44,31 +67,73 @@ impl Index {
         Self::default()
     }
 
+    /// Builds the index at once, in any order; of hosts of one id the last counts.
+    pub fn from_hosts(hosts: impl IntoIterator<Item = HostView>) -> Self {
+        let mut hosts: Vec<_> = hosts.into_iter().collect();
+        hosts.sort_by_key(|host| host.id);
+        let mut index = Self::default();
+        index.slots.reserve_exact(hosts.len());
+        hosts.into_iter().for_each(|host| index.upsert(host));
+        index.members.shrink();
+        index.names.shrink();
+        index.classes.shrink_to_fit();
+        index.forest.shrink();
+        index
+    }
+
     pub fn len(&self) -> usize {
-        self.hosts.len()
+        self.slots.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
+        self.slots.is_empty()
     }
 
     /// Adds the host, or replaces everything known of it.
     pub fn upsert(&mut self, host: HostView) {
         let HostView { id, name, limit, used, traits, zone, state } = host;
-        let constraints = Constraints { state, zone, traits };
-        self.hosts.insert(id, Entry { name, limit, used, constraints });
+        let slot = match self.slots.binary_search_by_key(&id, |slot| slot.id) {
+            Ok(at) => {
+                let slot = self.detach(at);
+                if self.names.get(self.slots[at].name) != name {
+                    self.slots[at].name = self.names.replace(self.slots[at].name, &name);
+                    self.compact_names();
+                }
+                slot
+            }
+            Err(at) => self.open(at, id, &name),
+        };
+        let set = self.shapes.set(Constraints { state, zone, traits });
+        self.attach(slot, set, limit, used);
+        // Values that no host has any more are never taken out one by one.
+        if self.shapes.shapes.len() > 2 * self.slots.len() + 1024 {
+            *self = Self::from_hosts(self.hosts());
+        }
     }
 
     /// Forgets the host; whether it was there.
     pub fn remove(&mut self, id: HostId) -> bool {
-        self.hosts.remove(&id).is_some()
+        let Ok(at) = self.slots.binary_search_by_key(&id, |slot| slot.id) else { return false };
+        let slot = self.detach(at);
+        self.names.forget(self.slots[at].name);
+        self.slots.remove(at);
+        self.members.close(slot);
+        for class in &mut self.classes {
+            class.root = moved_down(class.root, slot);
+        }
+        self.compact_names();
+        true
     }
 
     /// What is known of the host.
     pub fn host(&self, id: HostId) -> Option<HostView> {
-        let Entry { name, limit, used, constraints } = self.hosts.get(&id)?.clone();
-        let Constraints { state, zone, traits } = constraints;
-        Some(HostView { id, name, limit, used, traits, zone, state })
+        let at = self.slots.binary_search_by_key(&id, |slot| slot.id).ok()?;
+        Some(self.view(&self.slots[at]))
+    }
+
+    /// Everything that is known, by id.
+    pub fn hosts(&self) -> impl Iterator<Item = HostView> {
+        self.slots.iter().map(|slot| self.view(slot))
     }
 
     /// Takes room on a host, whatever its state: its claim is already decided.
@@ -76,10 +141,10 @@ impl Index {
     /// # Errors
     /// The host is unknown, or it would carry more than its limit; then nothing changes.
     pub fn take(&mut self, id: HostId, amount: Resources) -> Result<(), IndexError> {
-        let host = self.hosts.get_mut(&id).ok_or(IndexError::UnknownHost(id))?;
-        let used = host.used.checked_add(amount).filter(|used| used.fits_in(host.limit));
-        host.used = used.ok_or(IndexError::NoRoom(id))?;
-        Ok(())
+        self.change(id, |shape, used| {
+            let after = used.checked_add(amount).filter(|used| used.fits_in(shape.limit));
+            after.ok_or(IndexError::NoRoom(id))
+        })
     }
 
     /// Gives room back.
@@ -87,9 +152,7 @@ impl Index {
     /// # Errors
     /// The host is unknown, or less is taken than would be given back; then nothing changes.
     pub fn give(&mut self, id: HostId, amount: Resources) -> Result<(), IndexError> {
-        let host = self.hosts.get_mut(&id).ok_or(IndexError::UnknownHost(id))?;
-        host.used = host.used.checked_sub(amount).ok_or(IndexError::NotTaken(id))?;
-        Ok(())
+        self.change(id, |_, used| used.checked_sub(amount).ok_or(IndexError::NotTaken(id)))
     }
 
     /// Sets what is taken on a host, as the store has it; may exceed the limit.
@@ -97,8 +160,7 @@ impl Index {
     /// # Errors
     /// The host is unknown.
     pub fn set_used(&mut self, id: HostId, used: Resources) -> Result<(), IndexError> {
-        self.hosts.get_mut(&id).ok_or(IndexError::UnknownHost(id))?.used = used;
-        Ok(())
+        self.change(id, |_, _| Ok(used))
     }
 
     /// Chooses a host by the request's policy; ties go to the smallest id. Takes nothing.
@@ -106,7 +168,7 @@ impl Index {
     /// # Errors
     /// No host can take the request.
     pub fn place(&self, request: &Request, cursor: &mut RoundRobin) -> Result<HostId, NoFit> {
-        let chosen = self.choose(request, cursor).ok_or(NoFit)?;
+        let chosen = self.slots[self.choose(request, cursor).ok_or(NoFit)? as usize].id;
         if request.policy == Policy::RoundRobin {
             cursor.last = Some(chosen);
         }
@@ -126,58 +188,211 @@ impl Index {
 
     /// Accounts for what [`Index::place`] would choose now. Changes nothing.
     pub fn explain(&self, request: &Request, cursor: &RoundRobin) -> Explanation {
-        let chosen = self.choose(request, cursor).and_then(|id| {
-            let host = self.hosts.get(&id)?;
-            Some((id, host.name.as_str(), host.limit, host.free()))
+        let chosen = self.choose(request, cursor).map(|slot| {
+            let (slot, class) = (&self.slots[slot as usize], self.class_of(slot));
+            let limit = self.shapes.get(class.shape).limit;
+            (slot.id, self.names.get(slot.name), limit, Resources::from_parts(class.free))
         });
         Explanation::of(request, chosen, self.classes(request))
     }
 
-    fn choose(&self, request: &Request, cursor: &RoundRobin) -> Option<HostId> {
-        if request.policy == Policy::RoundRobin {
-            let after = cursor.last.map_or(Bound::Unbounded, Bound::Excluded);
-            let rest = self.hosts.range((after, Bound::Unbounded)).chain(&self.hosts);
-            return rest.filter(|(id, host)| host.fits(**id, request)).map(|(id, _)| *id).next();
+    fn choose(&self, request: &Request, cursor: &RoundRobin) -> Option<u32> {
+        if request.policy != Policy::RoundRobin {
+            return search::best(self, request);
         }
-        let fitting = self.hosts.iter().filter(|(id, host)| host.fits(**id, request));
-        let ranked = fitting.map(|(id, host)| {
-            let rank = request.policy.rank(host.limit, host.free(), request.need);
-            (*id, rank)
-        });
-        ranked.min_by(|(a, x), (b, y)| x.cmp(y).then(a.cmp(b))).map(|(id, _)| id)
+        let after =
+            cursor.last.map_or(0, |last| self.slots.partition_point(|slot| slot.id <= last));
+        let next = search::next(self, request, number(after));
+        next.or_else(|| search::next(self, request, 0))
     }
 
-    /// The hosts grouped by everything that placement sees.
-    fn classes(&self, request: &Request) -> Vec<Class<'_>> {
-        let mut classes = BTreeMap::new();
-        for (id, host) in &self.hosts {
-            let excluded = request.exclude.contains(id);
-            let key = (&host.constraints, host.limit.parts(), host.used.parts(), excluded);
-            let class = classes.entry(key).or_insert_with(|| Class {
-                constraints: &host.constraints,
-                limit: host.limit,
-                used: host.used,
-                excluded,
-                hosts: 0,
-                sample: Vec::new(),
+    fn change(
+        &mut self,
+        id: HostId,
+        used: impl FnOnce(&Shape, Resources) -> Result<Resources, IndexError>,
+    ) -> Result<(), IndexError> {
+        let at = self.slots.binary_search_by_key(&id, |slot| slot.id);
+        let at = at.ok().ok_or(IndexError::UnknownHost(id))?;
+        let class = self.class_of(number(at));
+        let shape = *self.shapes.get(class.shape);
+        let after = used(&shape, class.used(&shape))?;
+        let slot = self.detach(at);
+        self.attach(slot, shape.set, shape.limit, after);
+        Ok(())
+    }
+
+    /// Puts a host that is in no class into the class that these amounts make.
+    fn attach(&mut self, slot: u32, set: u32, limit: Resources, used: Resources) {
+        let over = used.saturating_sub(limit);
+        let shape = self.shapes.shape(Shape { set, limit, over });
+        let free = limit.saturating_sub(used).parts();
+        let tree = &mut self.shapes.groups[self.shapes.shapes[shape as usize].1 as usize].tree;
+        let classes = &mut self.classes;
+        let is = |class: u32| {
+            let class = &classes[class as usize];
+            class.shape == shape && class.free == free
+        };
+        let class = self.forest.find(tree, free, is).unwrap_or_else(|| {
+            let row = ClassRow { free, shape, root: NONE, hosts: 0 };
+            let class = self.spare.pop().unwrap_or_else(|| {
+                classes.push(row);
+                number(classes.len() - 1)
             });
-            class.hosts += 1;
-            if class.sample.len() < MAX_SAMPLE {
-                class.sample.push((*id, host.name.as_str()));
+            classes[class as usize] = row;
+            self.forest.insert(tree, class, |class| classes[class as usize].free);
+            class
+        });
+        let row = &mut self.classes[class as usize];
+        row.hosts += 1;
+        row.root = self.members.insert(row.root, slot);
+        self.slots[slot as usize].class = class;
+    }
+
+    /// Takes a host out of its class; gives its slot.
+    fn detach(&mut self, at: usize) -> u32 {
+        let (class, slot) = (self.slots[at].class, number(at));
+        let row = &mut self.classes[class as usize];
+        row.hosts -= 1;
+        row.root = self.members.remove(row.root, slot);
+        if row.hosts == 0 {
+            let group = self.shapes.group(row.shape);
+            let (tree, classes) = (&mut self.shapes.groups[group].tree, &self.classes);
+            self.forest.remove(tree, class, |class| classes[class as usize].free);
+            self.spare.push(class);
+        }
+        slot
+    }
+
+    fn open(&mut self, at: usize, id: HostId, name: &str) -> u32 {
+        let slot = number(at);
+        if at < self.slots.len() {
+            for class in &mut self.classes {
+                class.root = moved_up(class.root, slot);
             }
         }
-        classes.into_values().collect()
+        self.slots.insert(at, Slot { id, class: NONE, name: self.names.add(name) });
+        // Any spread of priorities does; this one is the same wherever the index is built.
+        let bits = id.0.as_u128();
+        #[expect(clippy::cast_possible_truncation, reason = "the high bits of a hash")]
+        let mixed = (((bits >> 64) ^ bits) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
+        self.members.open(slot, (mixed >> 48) as u16);
+        slot
+    }
+
+    fn compact_names(&mut self) {
+        if self.names.is_wasteful() {
+            let mut names = Names::default();
+            for slot in &mut self.slots {
+                slot.name = names.add(self.names.get(slot.name));
+            }
+            self.names = names;
+        }
+    }
+
+    fn view(&self, slot: &Slot) -> HostView {
+        let class = &self.classes[slot.class as usize];
+        let shape = self.shapes.get(class.shape);
+        let Constraints { state, zone, traits } = self.shapes.sets[shape.set as usize].clone();
+        let name = self.names.get(slot.name).to_owned();
+        HostView {
+            id: slot.id,
+            name,
+            limit: shape.limit,
+            used: class.used(shape),
+            traits,
+            zone,
+            state,
+        }
+    }
+
+    pub(super) fn class_of(&self, slot: u32) -> &ClassRow {
+        &self.classes[self.slots[slot as usize].class as usize]
+    }
+
+    /// The slots of the hosts that the request excludes, sorted.
+    pub(super) fn excluded(&self, request: &Request) -> Vec<u32> {
+        let slots = request
+            .exclude
+            .iter()
+            .filter_map(|id| self.slots.binary_search_by_key(id, |slot| slot.id).ok().map(number));
+        slots.collect()
+    }
+
+    /// The first member from a slot on that is not excluded.
+    pub(super) fn first_allowed(&self, root: u32, from: u32, excluded: &[u32]) -> Option<u32> {
+        let mut slot = self.members.first(root, from)?;
+        while excluded.binary_search(&slot).is_ok() {
+            slot = self.members.first(root, slot + 1)?;
+        }
+        Some(slot)
+    }
+
+    /// The classes for an explanation; excluded hosts make classes of their own.
+    fn classes(&self, request: &Request) -> Vec<Class<'_>> {
+        let excluded = self.excluded(request);
+        let rows = self.classes.iter().filter(|row| row.hosts > 0);
+        let mut classes: Vec<_> = rows
+            .filter_map(|row| {
+                let out = excluded.iter().filter(|slot| self.is_of(**slot, row)).count();
+                let hosts = u64::from(row.hosts) - out as u64;
+                let allowed = self.members.iter(row.root);
+                let allowed = allowed.filter(|slot| excluded.binary_search(slot).is_err());
+                (hosts > 0).then(|| self.class(row, false, hosts, allowed.take(MAX_SAMPLE)))
+            })
+            .collect();
+        let mut rest = excluded.as_slice();
+        while let [slot, others @ ..] = rest {
+            let row = self.class_of(*slot);
+            rest = others;
+            let alike: Vec<_> =
+                excluded.iter().copied().filter(|other| self.is_of(*other, row)).collect();
+            if alike.first() == Some(slot) {
+                let sample = alike.iter().copied().take(MAX_SAMPLE);
+                classes.push(self.class(row, true, alike.len() as u64, sample));
+            }
+        }
+        classes
+    }
+
+    fn is_of(&self, slot: u32, row: &ClassRow) -> bool {
+        std::ptr::eq(self.class_of(slot), row)
+    }
+
+    fn class(
+        &self,
+        row: &ClassRow,
+        excluded: bool,
+        hosts: u64,
+        sample: impl Iterator<Item = u32>,
+    ) -> Class<'_> {
+        let shape = self.shapes.get(row.shape);
+        let named = |slot: u32| {
+            let slot = &self.slots[slot as usize];
+            (slot.id, self.names.get(slot.name))
+        };
+        Class {
+            constraints: &self.shapes.sets[shape.set as usize],
+            limit: shape.limit,
+            used: row.used(shape),
+            excluded,
+            hosts,
+            sample: sample.map(named).collect(),
+        }
     }
 }
 
-impl Entry {
-    fn free(&self) -> Resources {
-        self.limit.saturating_sub(self.used)
+impl ClassRow {
+    fn used(&self, shape: &Shape) -> Resources {
+        let taken = shape.limit.saturating_sub(Resources::from_parts(self.free)).parts();
+        // One of the two is 0, or their sum is what was given as used.
+        Resources::from_parts(std::array::from_fn(|r| {
+            taken[r].saturating_add(shape.over.parts()[r])
+        }))
     }
+}
 
-    fn fits(&self, id: HostId, request: &Request) -> bool {
-        self.used.checked_add(request.need).is_some_and(|used| used.fits_in(self.limit))
-            && self.constraints.admit(request)
-            && !request.exclude.contains(&id)
-    }
+/// Slots and classes are u32; a cloud of four thousand million hosts is refused by memory first.
+fn number(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(NONE)
 }

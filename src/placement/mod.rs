@@ -4,14 +4,21 @@
 //! PostgreSQL decides. [`Index::place`] chooses, [`Index::take`] and [`Index::give`] keep count,
 //! [`Index::explain`] accounts for a choice or a refusal.
 
+#[cfg(test)]
+mod exhaustive;
 mod explain;
 mod host;
 mod index;
+mod members;
+mod names;
 mod policy;
 mod resources;
+mod search;
+mod shapes;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use explain::{
     Chosen, Explanation, HostClass, MAX_CLASSES, NamedHost, Refusal, Shortage, WouldFit,

@@ -1,0 +1,126 @@
+//! What hosts have in common beside their free amounts, interned: constraints, limits, and groups searched as one.
+
+use std::collections::HashMap;
+
+use super::host::{Constraints, Request};
+use super::members::NONE;
+use super::resources::Resources;
+use super::tree::{Point, Root};
+
+/// Constraints, limits and overload of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    /// Index into [`Shapes::sets`].
+    pub(super) set: u32,
+    pub(super) limit: Resources,
+    /// What is taken above the limit. With it, what is free tells what is taken.
+    pub(super) over: Resources,
+}
+
+/// Shapes of one set of constraints with limits so near each other that one tree orders them all.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) set: u32,
+    /// Hosts above their limit take nothing.
+    pub(super) over: bool,
+    /// The largest limits that the group has seen.
+    pub(super) most: Point,
+    /// The smallest limits that the group has seen.
+    pub(super) least: Point,
+    pub(super) tree: Root,
+}
+
+/// Everything interned. Grows with the distinct values seen; the index is rebuilt when it grows out of proportion.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shapes {
+    pub(super) sets: Vec<Constraints>,
+    pub(super) shapes: Vec<(Shape, u32)>,
+    pub(super) groups: Vec<Group>,
+    set_numbers: HashMap<Constraints, u32>,
+    shape_numbers: HashMap<Shape, u32>,
+    group_numbers: HashMap<(u32, bool, [u32; 3]), u32>,
+}
+
+impl Shapes {
+    pub(super) fn set(&mut self, constraints: Constraints) -> u32 {
+        if let Some(number) = self.set_numbers.get(&constraints) {
+            return *number;
+        }
+        let number = number(self.sets.len());
+        self.sets.push(constraints.clone());
+        self.set_numbers.insert(constraints, number);
+        number
+    }
+
+    pub(super) fn shape(&mut self, shape: Shape) -> u32 {
+        if let Some(number) = self.shape_numbers.get(&shape) {
+            return *number;
+        }
+        let limit = shape.limit.parts();
+        let over = shape.over != Resources::ZERO;
+        let group = *self
+            .group_numbers
+            .entry((shape.set, over, limit.map(magnitude)))
+            .or_insert_with(|| {
+                let tree = Root::for_amounts(limit);
+                self.groups.push(Group { set: shape.set, over, most: limit, least: limit, tree });
+                number(self.groups.len() - 1)
+            });
+        let bounds = &mut self.groups[group as usize];
+        for r in 0..3 {
+            bounds.most[r] = bounds.most[r].max(limit[r]);
+            bounds.least[r] = bounds.least[r].min(limit[r]);
+        }
+        let number = number(self.shapes.len());
+        self.shapes.push((shape, group));
+        self.shape_numbers.insert(shape, number);
+        number
+    }
+
+    pub(super) fn get(&self, shape: u32) -> &Shape {
+        &self.shapes[shape as usize].0
+    }
+
+    pub(super) fn group(&self, shape: u32) -> usize {
+        self.shapes[shape as usize].1 as usize
+    }
+
+    /// The groups whose hosts the request may use.
+    pub(super) fn admitted(&self, request: &Request) -> impl Iterator<Item = &Group> {
+        let admitted: Vec<_> = self.sets.iter().map(|set| set.admit(request)).collect();
+        let used = move |group: &&Group| {
+            group.tree.node != NONE && !group.over && admitted[group.set as usize]
+        };
+        self.groups.iter().filter(used)
+    }
+}
+
+/// Equal for amounts within an eighth of each other, roughly: the length in bits and the four highest bits.
+fn magnitude(amount: u32) -> u32 {
+    let bits = u32::BITS - amount.leading_zeros();
+    (bits << 4) | (amount >> bits.saturating_sub(4))
+}
+
+/// Fewer things are interned than there are slots, which are u32.
+fn number(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_one_magnitude_share_their_highest_bit_and_differ_by_an_eighth_at_most() {
+        for amount in (0..5000).chain([u32::MAX - 1, u32::MAX, 1 << 31]) {
+            let next = amount.saturating_add(1);
+            if magnitude(amount) == magnitude(next) {
+                assert_eq!(amount.leading_zeros(), next.leading_zeros());
+            } else {
+                assert!(magnitude(next) > magnitude(amount));
+            }
+        }
+        assert_eq!(magnitude(257_512), magnitude(257_834));
+        assert_ne!(magnitude(64), magnitude(72));
+    }
+}
