@@ -1,14 +1,15 @@
 //! The capacity index: hosts in classes, classes in trees, kept by deltas.
 
-use super::explain::{Class, Explanation, MAX_SAMPLE};
+use super::explain::Explanation;
 use super::host::{Constraints, HostView, Request};
+use super::listing;
 use super::members::{Members, NONE, moved_down, moved_up};
 use super::names::Names;
 use super::policy::{Policy, RoundRobin};
 use super::resources::Resources;
 use super::search;
-use super::shapes::{Shape, Shapes};
-use super::tree::{Forest, Point};
+use super::shapes::{Shape, Shapes, mark};
+use super::tree::{Forest, Place, Point};
 use crate::domain::id::HostId;
 
 /// No host can take the request; [`Index::explain`] says why.
@@ -35,9 +36,9 @@ pub enum IndexError {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     /// Sorted by id: the number of a host's slot is its place in the order of ids.
-    slots: Vec<Slot>,
-    members: Members,
-    names: Names,
+    pub(super) slots: Vec<Slot>,
+    pub(super) members: Members,
+    pub(super) names: Names,
     pub(super) classes: Vec<ClassRow>,
     /// Rows of `classes` that may be used again.
     spare: Vec<u32>,
@@ -46,10 +47,10 @@ pub struct Index {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    id: HostId,
-    class: u32,
-    name: u32,
+pub(super) struct Slot {
+    pub(super) id: HostId,
+    pub(super) class: u32,
+    pub(super) name: u32,
 }
 
 /// Hosts that placement cannot tell apart.
@@ -59,7 +60,7 @@ pub(super) struct ClassRow {
     pub(super) shape: u32,
     /// The root of the treap of its slots.
     pub(super) root: u32,
-    hosts: u32,
+    pub(super) hosts: u32,
 }
 
 impl Index {
@@ -193,7 +194,7 @@ impl Index {
             let limit = self.shapes.get(class.shape).limit;
             (slot.id, self.names.get(slot.name), limit, Resources::from_parts(class.free))
         });
-        Explanation::of(request, chosen, self.classes(request))
+        Explanation::of(request, chosen, listing::classes(self, request))
     }
 
     fn choose(&self, request: &Request, cursor: &RoundRobin) -> Option<u32> {
@@ -213,38 +214,48 @@ impl Index {
     ) -> Result<(), IndexError> {
         let at = self.slots.binary_search_by_key(&id, |slot| slot.id);
         let at = at.ok().ok_or(IndexError::UnknownHost(id))?;
-        let class = self.class_of(number(at));
+        let class = *self.class_of(number(at));
         let shape = *self.shapes.get(class.shape);
         let after = used(&shape, class.used(&shape))?;
         let slot = self.detach(at);
-        self.attach(slot, shape.set, shape.limit, after);
+        if after.saturating_sub(shape.limit) == shape.over {
+            self.join(slot, class.shape, shape.limit.saturating_sub(after).parts());
+        } else {
+            self.attach(slot, shape.set, shape.limit, after);
+        }
         Ok(())
     }
 
     /// Puts a host that is in no class into the class that these amounts make.
     fn attach(&mut self, slot: u32, set: u32, limit: Resources, used: Resources) {
-        let over = used.saturating_sub(limit);
-        let shape = self.shapes.shape(Shape { set, limit, over });
-        let free = limit.saturating_sub(used).parts();
-        let tree = &mut self.shapes.groups[self.shapes.shapes[shape as usize].1 as usize].tree;
-        let classes = &mut self.classes;
-        let is = |class: u32| {
-            let class = &classes[class as usize];
-            class.shape == shape && class.free == free
-        };
-        let class = self.forest.find(tree, free, is).unwrap_or_else(|| {
-            let row = ClassRow { free, shape, root: NONE, hosts: 0 };
-            let class = self.spare.pop().unwrap_or_else(|| {
-                classes.push(row);
-                number(classes.len() - 1)
-            });
-            classes[class as usize] = row;
-            self.forest.insert(tree, class, |class| classes[class as usize].free);
-            class
-        });
-        let row = &mut self.classes[class as usize];
-        row.hosts += 1;
-        row.root = self.members.insert(row.root, slot);
+        let shape = self.shapes.shape(Shape { set, limit, over: used.saturating_sub(limit) });
+        self.join(slot, shape, limit.saturating_sub(used).parts());
+    }
+
+    fn join(&mut self, slot: u32, shape: u32, free: Point) {
+        let row = ClassRow { free, shape, root: NONE, hosts: 0 };
+        let (group, shapes) = (self.shapes.group(shape), &self.shapes.shapes);
+        let tree = &mut self.shapes.groups[group].tree;
+        let (classes, spare) = (&self.classes, &mut self.spare);
+        let class = self.forest.find_or_insert(
+            tree,
+            row.place(shapes),
+            |class| {
+                let class = &classes[class as usize];
+                class.shape == shape && class.free == free
+            },
+            || spare.pop().unwrap_or_else(|| number(classes.len())),
+            |class| classes[class as usize].place(shapes),
+        );
+        if class as usize == self.classes.len() {
+            self.classes.push(row);
+        }
+        let class_row = &mut self.classes[class as usize];
+        if class_row.hosts == 0 {
+            *class_row = row;
+        }
+        class_row.hosts += 1;
+        class_row.root = self.members.insert(class_row.root, slot);
         self.slots[slot as usize].class = class;
     }
 
@@ -256,8 +267,9 @@ impl Index {
         row.root = self.members.remove(row.root, slot);
         if row.hosts == 0 {
             let group = self.shapes.group(row.shape);
-            let (tree, classes) = (&mut self.shapes.groups[group].tree, &self.classes);
-            self.forest.remove(tree, class, |class| classes[class as usize].free);
+            let (tree, shapes) = (&mut self.shapes.groups[group].tree, &self.shapes.shapes);
+            let classes = &self.classes;
+            self.forest.remove(tree, class, |class| classes[class as usize].place(shapes));
             self.spare.push(class);
         }
         slot
@@ -275,7 +287,6 @@ impl Index {
         let bits = id.0.as_u128();
         #[expect(clippy::cast_possible_truncation, reason = "the high bits of a hash")]
         let mixed = (((bits >> 64) ^ bits) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
         self.members.open(slot, (mixed >> 48) as u16);
         slot
     }
@@ -327,63 +338,14 @@ impl Index {
         }
         Some(slot)
     }
-
-    /// The classes for an explanation; excluded hosts make classes of their own.
-    fn classes(&self, request: &Request) -> Vec<Class<'_>> {
-        let excluded = self.excluded(request);
-        let rows = self.classes.iter().filter(|row| row.hosts > 0);
-        let mut classes: Vec<_> = rows
-            .filter_map(|row| {
-                let out = excluded.iter().filter(|slot| self.is_of(**slot, row)).count();
-                let hosts = u64::from(row.hosts) - out as u64;
-                let allowed = self.members.iter(row.root);
-                let allowed = allowed.filter(|slot| excluded.binary_search(slot).is_err());
-                (hosts > 0).then(|| self.class(row, false, hosts, allowed.take(MAX_SAMPLE)))
-            })
-            .collect();
-        let mut rest = excluded.as_slice();
-        while let [slot, others @ ..] = rest {
-            let row = self.class_of(*slot);
-            rest = others;
-            let alike: Vec<_> =
-                excluded.iter().copied().filter(|other| self.is_of(*other, row)).collect();
-            if alike.first() == Some(slot) {
-                let sample = alike.iter().copied().take(MAX_SAMPLE);
-                classes.push(self.class(row, true, alike.len() as u64, sample));
-            }
-        }
-        classes
-    }
-
-    fn is_of(&self, slot: u32, row: &ClassRow) -> bool {
-        std::ptr::eq(self.class_of(slot), row)
-    }
-
-    fn class(
-        &self,
-        row: &ClassRow,
-        excluded: bool,
-        hosts: u64,
-        sample: impl Iterator<Item = u32>,
-    ) -> Class<'_> {
-        let shape = self.shapes.get(row.shape);
-        let named = |slot: u32| {
-            let slot = &self.slots[slot as usize];
-            (slot.id, self.names.get(slot.name))
-        };
-        Class {
-            constraints: &self.shapes.sets[shape.set as usize],
-            limit: shape.limit,
-            used: row.used(shape),
-            excluded,
-            hosts,
-            sample: sample.map(named).collect(),
-        }
-    }
 }
 
 impl ClassRow {
-    fn used(&self, shape: &Shape) -> Resources {
+    fn place(&self, shapes: &[(Shape, u32)]) -> Place {
+        Place { point: self.free, marks: mark(shapes[self.shape as usize].0.set) }
+    }
+
+    pub(super) fn used(&self, shape: &Shape) -> Resources {
         let taken = shape.limit.saturating_sub(Resources::from_parts(self.free)).parts();
         // One of the two is 0, or their sum is what was given as used.
         Resources::from_parts(std::array::from_fn(|r| {

@@ -9,6 +9,7 @@ mod exhaustive;
 mod explain;
 mod host;
 mod index;
+mod listing;
 mod members;
 mod names;
 mod policy;

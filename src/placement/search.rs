@@ -1,11 +1,11 @@
 //! Branch and bound over the trees: finds the best class without scoring every class.
 
 use super::host::Request;
-use super::index::Index;
+use super::index::{ClassRow, Index};
 use super::members::NONE;
 use super::policy::{Policy, Rank, Share};
 use super::resources::Resources;
-use super::shapes::Group;
+use super::shapes::{Admitted, Group};
 use super::tree::{Body, Node, Point};
 
 /// One search.
@@ -13,6 +13,7 @@ struct Search<'a> {
     index: &'a Index,
     need: Point,
     policy: Policy,
+    admitted: Admitted,
     /// Slots that must not be chosen, sorted.
     excluded: Vec<u32>,
     /// The best host so far.
@@ -20,31 +21,29 @@ struct Search<'a> {
     group: &'a Group,
     /// Under best fit: how much may be free of each resource in this group without being worse than the best.
     reach: Point,
+    /// The same where that much free would be exactly as bad as the best, else more than there can be.
+    edge: [u64; 3],
 }
 
 /// The slot of the best host, ties going to the smallest slot; not for round robin.
 pub(super) fn best(index: &Index, request: &Request) -> Option<u32> {
-    let groups: Vec<_> = index.shapes.admitted(request).collect();
     let mut search = Search {
         index,
         need: request.need.parts(),
         policy: request.policy,
+        admitted: index.shapes.admitted(request),
         excluded: index.excluded(request),
         best: None,
-        group: groups.first()?,
+        group: index.shapes.groups.first()?,
         reach: [u32::MAX; 3],
+        edge: [u64::MAX; 3],
     };
-    // The most promising group first, so that its host rules the others out early.
-    let mut bounded: Vec<_> = groups
-        .into_iter()
-        .filter_map(|group| {
-            search.group = group;
-            let node = search.node(group.tree.node);
-            (0..3).all(|r| search.need[r] <= node.high[r]).then(|| (search.bound(node), group))
-        })
-        .collect();
-    bounded.sort_by_key(|(bound, _)| *bound);
-    for (_, group) in bounded {
+    let mut groups: Vec<_> = index.shapes.groups.iter().filter(|group| search.may(group)).collect();
+    if groups.len() > 1 {
+        // The most promising group first, so that its host rules the others out early.
+        groups.sort_by_cached_key(|group| search.bound(group, search.node(group.tree.node)));
+    }
+    for group in groups {
         search.group = group;
         search.set_reach();
         search.visit(group.tree.node);
@@ -56,26 +55,24 @@ pub(super) fn best(index: &Index, request: &Request) -> Option<u32> {
 pub(super) fn next(index: &Index, request: &Request, from: u32) -> Option<u32> {
     /// So many hosts are tried one by one; in a cloud with room, one of them mostly fits.
     const TRIED: u32 = 64;
-    let excluded = index.excluded(request);
-    let groups: Vec<_> = index.shapes.admitted(request).collect();
-    let is_admitted = |shape: u32| {
-        let group = &index.shapes.groups[index.shapes.group(shape)];
-        !group.over && index.shapes.sets[group.set as usize].admit(request)
+    let (excluded, admitted) = (index.excluded(request), index.shapes.admitted(request));
+    let need = request.need.parts();
+    let fits = |class: &ClassRow| {
+        (0..3).all(|r| need[r] <= class.free[r]) && admitted.has(index.shapes.get(class.shape))
     };
     let end = from.saturating_add(TRIED).min(u32::try_from(index.len()).unwrap_or(NONE));
-    for slot in from..end {
-        let class = index.class_of(slot);
-        let fits = request.need.fits_in(Resources::from_parts(class.free));
-        if fits && is_admitted(class.shape) && excluded.binary_search(&slot).is_err() {
-            return Some(slot);
-        }
+    let tried = (from..end)
+        .find(|slot| fits(index.class_of(*slot)) && excluded.binary_search(slot).is_err());
+    if tried.is_some() {
+        return tried;
     }
     // In a full cloud few classes fit: take the nearest member of any.
     let mut nearest = None;
-    let mut open: Vec<_> = groups.iter().map(|group| group.tree.node).collect();
+    let groups = index.shapes.groups.iter().filter(|group| !group.over && group.tree.node != NONE);
+    let mut open: Vec<_> = groups.map(|group| group.tree.node).collect();
     while let Some(node) = open.pop() {
         let node = &index.forest.nodes[node as usize];
-        if (0..3).any(|r| request.need.parts()[r] > node.high[r]) {
+        if node.marks & admitted.marks == 0 || (0..3).any(|r| need[r] > node.high[r]) {
             continue;
         }
         match &node.body {
@@ -83,7 +80,7 @@ pub(super) fn next(index: &Index, request: &Request, from: u32) -> Option<u32> {
             Body::Leaf(classes) => {
                 for class in classes {
                     let class = &index.classes[*class as usize];
-                    if request.need.fits_in(Resources::from_parts(class.free)) {
+                    if fits(class) {
                         let member = index.first_allowed(class.root, end, &excluded);
                         nearest = nearest.into_iter().chain(member).min();
                     }
@@ -99,14 +96,23 @@ impl<'a> Search<'a> {
         &self.index.forest.nodes[at as usize]
     }
 
-    /// No class of this group below the node ranks better than this.
-    fn bound(&self, node: &Node) -> Rank {
+    /// Whether a group may have a host that fits.
+    fn may(&self, group: &Group) -> bool {
+        !group.over && group.tree.node != NONE && self.may_below(self.node(group.tree.node))
+    }
+
+    fn may_below(&self, node: &Node) -> bool {
+        node.marks & self.admitted.marks != 0 && (0..3).all(|r| self.need[r] <= node.high[r])
+    }
+
+    /// No class below the node ranks better than this.
+    fn bound(&self, group: &Group, node: &Node) -> Rank {
         let (limit, free) = match self.policy {
             // The most that is free of the smallest host.
-            Policy::Spread => (self.group.least, node.high),
+            Policy::Spread => (group.least, node.high),
             // The least that is free, yet fits, of the largest host.
             Policy::BestFit | Policy::BestFitSum | Policy::RoundRobin => {
-                (self.group.most, std::array::from_fn(|r| node.low[r].max(self.need[r])))
+                (group.most, std::array::from_fn(|r| node.low[r].max(self.need[r])))
             }
         };
         let need = Resources::from_parts(self.need);
@@ -115,11 +121,16 @@ impl<'a> Search<'a> {
 
     fn visit(&mut self, at: u32) {
         let node = self.node(at);
-        if (0..3).any(|r| node.high[r] < self.need[r] || node.low[r] > self.reach[r]) {
+        if !self.may_below(node) || (0..3).any(|r| node.low[r] > self.reach[r]) {
             return;
         }
-        if self.best.is_some_and(|(best, _)| self.bound(node) > best) {
-            return;
+        if let Some((best, _)) = self.best {
+            // Within reach and not at its edge, a better host is possible: there is no need to rank.
+            let is_bounded = self.policy != Policy::BestFit
+                || (0..3).any(|r| u64::from(node.low[r].max(self.need[r])) == self.edge[r]);
+            if is_bounded && self.bound(self.group, node) > best {
+                return;
+            }
         }
         match &node.body {
             Body::Inner { kids: [few, much], .. } => {
@@ -135,9 +146,12 @@ impl<'a> Search<'a> {
         if (0..3).any(|r| class.free[r] < self.need[r] || class.free[r] > self.reach[r]) {
             return;
         }
-        let limit = self.index.shapes.get(class.shape).limit;
+        let shape = self.index.shapes.get(class.shape);
+        if !self.admitted.has(shape) {
+            return;
+        }
         let (free, need) = (Resources::from_parts(class.free), Resources::from_parts(self.need));
-        let rank = self.policy.rank(limit, free, need);
+        let rank = self.policy.rank(shape.limit, free, need);
         if self.best.is_some_and(|(best, _)| rank > best) {
             return;
         }
@@ -150,9 +164,11 @@ impl<'a> Search<'a> {
 
     fn set_reach(&mut self) {
         let Some((Rank::Least([Share { num, den }, ..]), _)) = self.best else { return };
-        self.reach = std::array::from_fn(|r| {
-            let left = u64::from(num) * u64::from(self.group.most[r]) / u64::from(den);
-            u32::try_from(left).unwrap_or(u32::MAX).saturating_add(self.need[r])
-        });
+        for r in 0..3 {
+            let (left, den) = (u64::from(num) * u64::from(self.group.most[r]), u64::from(den));
+            let reach = left / den + u64::from(self.need[r]);
+            self.reach[r] = u32::try_from(reach).unwrap_or(u32::MAX);
+            self.edge[r] = if left % den == 0 { reach } else { u64::MAX };
+        }
     }
 }

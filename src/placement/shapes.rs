@@ -17,10 +17,9 @@ pub(super) struct Shape {
     pub(super) over: Resources,
 }
 
-/// Shapes of one set of constraints with limits so near each other that one tree orders them all.
+/// Shapes with limits so near each other that one tree orders them all, whatever their constraints.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
-    pub(super) set: u32,
     /// Hosts above their limit take nothing.
     pub(super) over: bool,
     /// The largest limits that the group has seen.
@@ -38,7 +37,7 @@ pub(super) struct Shapes {
     pub(super) groups: Vec<Group>,
     set_numbers: HashMap<Constraints, u32>,
     shape_numbers: HashMap<Shape, u32>,
-    group_numbers: HashMap<(u32, bool, [u32; 3]), u32>,
+    group_numbers: HashMap<(bool, [u32; 3]), u32>,
 }
 
 impl Shapes {
@@ -58,19 +57,14 @@ impl Shapes {
         }
         let limit = shape.limit.parts();
         let over = shape.over != Resources::ZERO;
-        let group = *self
-            .group_numbers
-            .entry((shape.set, over, limit.map(magnitude)))
-            .or_insert_with(|| {
-                let tree = Root::for_amounts(limit);
-                self.groups.push(Group { set: shape.set, over, most: limit, least: limit, tree });
-                number(self.groups.len() - 1)
-            });
+        let group = *self.group_numbers.entry((over, limit.map(magnitude))).or_insert_with(|| {
+            let tree = Root::for_amounts(limit);
+            self.groups.push(Group { over, most: limit, least: limit, tree });
+            number(self.groups.len() - 1)
+        });
         let bounds = &mut self.groups[group as usize];
-        for r in 0..3 {
-            bounds.most[r] = bounds.most[r].max(limit[r]);
-            bounds.least[r] = bounds.least[r].min(limit[r]);
-        }
+        bounds.most = std::array::from_fn(|r| bounds.most[r].max(limit[r]));
+        bounds.least = std::array::from_fn(|r| bounds.least[r].min(limit[r]));
         let number = number(self.shapes.len());
         self.shapes.push((shape, group));
         self.shape_numbers.insert(shape, number);
@@ -85,14 +79,31 @@ impl Shapes {
         self.shapes[shape as usize].1 as usize
     }
 
-    /// The groups whose hosts the request may use.
-    pub(super) fn admitted(&self, request: &Request) -> impl Iterator<Item = &Group> {
-        let admitted: Vec<_> = self.sets.iter().map(|set| set.admit(request)).collect();
-        let used = move |group: &&Group| {
-            group.tree.node != NONE && !group.over && admitted[group.set as usize]
-        };
-        self.groups.iter().filter(used)
+    /// The sets that the request may use.
+    pub(super) fn admitted(&self, request: &Request) -> Admitted {
+        let sets: Vec<_> = self.sets.iter().map(|set| set.admit(request)).collect();
+        let admitted = (0..).zip(&sets).filter(|(_, admitted)| **admitted);
+        let marks = admitted.map(|(set, _)| mark(set)).fold(0, |all, one| all | one);
+        Admitted { sets, marks }
     }
+}
+
+/// The sets of constraints that a request may use.
+pub(super) struct Admitted {
+    sets: Vec<bool>,
+    /// The marks of those sets. With more than 64 sets some share a mark, so that it only hints.
+    pub(super) marks: u64,
+}
+
+impl Admitted {
+    pub(super) fn has(&self, shape: &Shape) -> bool {
+        shape.over == Resources::ZERO && self.sets[shape.set as usize]
+    }
+}
+
+/// Classes whose hosts have this set bear this mark in their tree.
+pub(super) fn mark(set: u32) -> u64 {
+    1 << (set % u64::BITS)
 }
 
 /// Equal for amounts within an eighth of each other, roughly: the length in bits and the four highest bits.
