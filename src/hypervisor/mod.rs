@@ -38,10 +38,11 @@ pub trait Hypervisor: Send + Sync {
     /// Creates the transient domain. Ok if one of the same stamp (incarnation and boot) is there already;
     /// `Conflict` if the UUID or the name is taken by a domain that bears another stamp or none.
     fn start(&self, spec: &DomainSpec) -> Result<(), Fault>;
-    /// Presses the ACPI power button. Ok if the domain is gone.
+    /// Presses the ACPI power button. Ok if the domain is gone; `Conflict` if it is there and not ours.
     fn shutdown(&self, id: InstanceId) -> Result<(), Fault>;
-    /// Ends the domain at once, if it bears our stamp. Ok if it is gone.
+    /// Ends the domain at once and for good. Ok if it is gone; `Conflict` if it is there and not ours.
     fn power_off(&self, id: InstanceId) -> Result<(), Fault>;
+    /// Ok if it is paused already. `Transient` if there is no domain; `Conflict` if it is not ours. `resume` likewise.
     fn pause(&self, id: InstanceId) -> Result<(), Fault>;
     fn resume(&self, id: InstanceId) -> Result<(), Fault>;
     /// Whether the guest agent answers a ping within two seconds. `false` if there is no domain or no agent.
@@ -69,7 +70,7 @@ pub trait Hypervisor: Send + Sync {
     fn ensure_network(&self, spec: &NetworkSpec) -> Result<(), Fault>;
     /// Every network of the host, ours or not.
     fn networks(&self) -> Result<Vec<NetworkSeen>, Fault>;
-    /// Ok if it is gone. Never touches one that does not bear our name for it.
+    /// Ok if it is gone, and if the network of that UUID is not ours, which is not touched.
     fn delete_network(&self, id: NetworkId) -> Result<(), Fault>;
     /// The network's unexpired DHCP leases; empty if there is no such network.
     fn leases(&self, id: NetworkId) -> Result<Vec<Lease>, Fault>;
@@ -201,9 +202,11 @@ pub struct DomainSpec {
     pub title: String,
     pub vcpus: i32,
     pub memory_mib: i64,
+    /// `Auto` is refused: resolve it by `HostFacts::virt_type`.
     pub virt_type: VirtType,
-    /// Volume names in our pool.
+    /// Volume in our pool, a qcow2: the guest's `vda`.
     pub disk: String,
+    /// Volume in our pool, raw: the guest's read-only `vdb`, to be found by its label.
     pub seed: String,
     pub nics: Vec<Nic>,
 }
@@ -221,6 +224,7 @@ pub struct Nic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSeen {
     pub name: String,
+    /// As the host sees it: for an uploaded qcow2 its file's length at first, and the guest's size after a refresh.
     pub capacity_bytes: u64,
 }
 
@@ -251,15 +255,18 @@ pub struct NetworkSpec {
     pub id: NetworkId,
     pub cidr: IpNet,
     pub gateway: IpAddr,
-    /// Name servers handed out by DHCP; none: the gateway itself answers.
+    /// Name servers handed out by DHCP; none: the gateway itself answers. Fixed when the network is made: libvirt cannot
+    /// change it in a running network.
     pub dns: Vec<IpAddr>,
     pub hosts: Vec<DhcpHost>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DhcpHost {
+    /// Lower case.
     pub mac: String,
     pub address: IpAddr,
+    /// Told to the guest and to the network's DNS where it is a DNS label and the first of that name in the network.
     pub hostname: String,
 }
 

@@ -17,7 +17,8 @@ fn write<T: Serialize>(root: &str, value: &T) -> Result<String, Fault> {
 
 /// Text that XML 1.0 and libvirt's one-line fields can hold: control characters become spaces.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    text.chars().map(|c| if bad(c) { ' ' } else { c }).collect()
 }
 
 /// The document that libvirt gave; an unreadable one is libvirt's fault and may pass with its upgrade only.
@@ -36,7 +37,7 @@ fn child<'a>(node: roxmltree::Node<'a, 'a>, name: &str) -> Option<roxmltree::Nod
 }
 
 #[derive(Serialize)]
-struct Size {
+pub struct Size {
     #[serde(rename = "@unit")]
     unit: &'static str,
     #[serde(rename = "$text")]

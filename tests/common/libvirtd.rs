@@ -9,8 +9,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// A libvirtd with a host UUID, sockets, configuration and state of its own. The stock QEMU user and virtlogd are used;
-/// virtlogd rotates at 64 KiB. Everything in it ends when this is dropped, or when the test process ends in any way.
+/// A libvirtd with a host UUID, sockets, configuration and state of its own. The stock QEMU user and virtlogd are used.
+/// Everything in it ends when this is dropped, or when the test process ends in any way.
 pub struct Libvirtd {
     root: TempDir,
     child: Child,
@@ -24,11 +24,12 @@ pub struct Libvirtd {
 impl Libvirtd {
     /// Starts a host and waits until it answers.
     pub fn start() -> Self {
-        Self::start_with("logd")
+        Self::start_with("logd", 2 << 20)
     }
 
-    /// `stdio_handler` of qemu.conf: `logd`, the stock, or `file`.
-    pub fn start_with(stdio_handler: &str) -> Self {
+    /// `stdio_handler` of qemu.conf, `logd` (the stock) or `file`; and at how many bytes virtlogd rotates (it keeps three
+    /// parts besides the current).
+    pub fn start_with(stdio_handler: &str, rotate_at: u64) -> Self {
         assert!(
             is_root(),
             "tests with a real libvirtd make namespaces and must run as root: use `sudo make test`"
@@ -41,7 +42,7 @@ impl Libvirtd {
         let mut child = Command::new("unshare")
             .args(["--fork", "--kill-child", "--pid", "--net", "--mount", "--uts", "bash", script])
             .arg(root.path())
-            .args([name.as_str(), stdio_handler])
+            .args([name.as_str(), stdio_handler, &rotate_at.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,8 +1,10 @@
 # A libvirt host of its own: the first process of new PID, network, mount and UTS namespaces. It reaps orphaned QEMUs (so
 # that destroying a domain is fast) and, being the namespace's first, takes everything with it when it ends.
-# Usage: libvirtd.sh ROOT NAME STDIO_HANDLER. Reads commands from stdin (start, kill, stop), answers a line to each; ends at its end.
+# Usage: libvirtd.sh ROOT NAME STDIO_HANDLER ROTATE_AT. Reads commands from stdin (start, kill, stop), answers a line to each; ends at its end.
 set -euo pipefail
-root=$1 name=$2 stdio=$3
+root=$1 name=$2 stdio=$3 rotate=$4
+# A build tool's environment is not a host's.
+unset LD_LIBRARY_PATH
 # /proc is still the outer one: this is our id for the world outside.
 read -r outer _ < /proc/self/stat
 
@@ -12,7 +14,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p "$root"/{run,lib,etc,log,cache}
-
 for pair in run:/run/libvirt lib:/var/lib/libvirt etc:/etc/libvirt log:/var/log/libvirt cache:/var/cache/libvirt; do
   from=$root/${pair%%:*} to=${pair#*:}
   [ -d "$to" ] || mkdir -p "$to"
@@ -31,8 +32,7 @@ security_driver = "none"
 cgroup_controllers = [ ]
 stdio_handler = "$stdio"
 C
-# Small, so that a test can see a rotation.
-printf '%s\n' 'max_size = 65536' 'max_backups = 3' > /etc/libvirt/virtlogd.conf
+printf '%s\n' "max_size = $rotate" 'max_backups = 3' > /etc/libvirt/virtlogd.conf
 ip link set lo up
 
 # A daemon is up when its socket is there; SOCKET PID OUTPUT.

@@ -4,6 +4,7 @@
 mod libvirtd;
 
 mod conformance;
+mod guest;
 mod mock;
 mod real;
 mod world;

@@ -14,20 +14,24 @@ use crate::libvirtd::Libvirtd;
 use crate::world::{World, seed, upload};
 use crate::{conformance, mock};
 
-fn connect(daemon: &Libvirtd) -> (Libvirt, Uuid) {
-    let cloud = Uuid::new_v4();
-    let target = HostTarget { uri: daemon.uri(), pool_path: daemon.pool_path(), cloud };
+pub fn connect(daemon: &Libvirtd) -> (Libvirt, Uuid) {
+    let target = target(daemon);
+    let cloud = target.cloud;
     (Libvirt::new(target), cloud)
 }
 
-fn watch(host: &Libvirt) -> Receiver<Signal> {
+fn target(daemon: &Libvirtd) -> HostTarget {
+    HostTarget { uri: daemon.uri(), pool_path: daemon.pool_path(), cloud: Uuid::new_v4() }
+}
+
+pub fn watch(host: &Libvirt) -> Receiver<Signal> {
     let (sender, signals) = mpsc::channel();
     host.subscribe(Arc::new(move |signal| sender.send(signal).unwrap_or_default())).unwrap();
     assert_eq!(wait(&signals, |_| true), Signal::Connection);
     signals
 }
 
-fn wait(signals: &Receiver<Signal>, wanted: impl Fn(&Signal) -> bool) -> Signal {
+pub fn wait(signals: &Receiver<Signal>, wanted: impl Fn(&Signal) -> bool) -> Signal {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -167,6 +171,94 @@ fn a_killed_libvirtd_is_found_again_with_all_that_ran() {
     daemon.virsh(&["suspend", &id.to_string()]);
     wait(&signals, |signal| *signal == Signal::Domain(id));
     assert_eq!(host.domain(id).unwrap().unwrap().power, Power::Paused);
+    world.remove(&host);
+    conformance::nothing_of_ours(&host, cloud);
+}
+
+#[test]
+fn instances_share_a_base_and_outlive_each_other() {
+    let daemon = Libvirtd::start();
+    let (host, cloud) = connect(&daemon);
+    let worlds: Vec<_> = (225..228).map(|subnet| World::new(cloud, subnet)).collect();
+    for world in &worlds {
+        world.prepare(&host, &[0; 1 << 20], VolumeFormat::Raw);
+        host.delete_volume(&world.disk()).unwrap();
+        let mut overlay = world.overlay(VolumeFormat::Raw);
+        overlay.base = worlds[0].base();
+        host.create_overlay(&overlay).unwrap();
+    }
+    let [a, b, c] = &worlds[..] else { unreachable!() };
+    host.start(&a.spec()).unwrap();
+    host.start(&b.spec()).unwrap();
+    host.power_off(a.stamp.instance).unwrap();
+    host.start(&c.spec()).unwrap();
+    for world in [b, c] {
+        let seen = host.domain(world.stamp.instance).unwrap().unwrap();
+        assert_eq!(seen.power, Power::Running);
+    }
+    worlds.iter().for_each(|world| world.remove(&host));
+    conformance::nothing_of_ours(&host, cloud);
+}
+
+#[test]
+fn port_security_comes_and_goes_with_its_domain() {
+    let daemon = Libvirtd::start();
+    let (host, cloud) = connect(&daemon);
+    let world = World::new(cloud, 228);
+    world.prepare(&host, &[0; 1 << 20], VolumeFormat::Raw);
+    let mut spec = world.spec();
+    spec.nics[0].port_security = true;
+    host.start(&spec).unwrap();
+    assert!(daemon.virsh(&["nwfilter-binding-list"]).contains("clean-traffic"));
+    let rules = |daemon: &Libvirtd| daemon.run("ebtables", &["-t", "nat", "-L"]);
+    assert!(rules(&daemon).contains(&world.address.to_string()), "{}", rules(&daemon));
+    world.remove(&host);
+    assert_eq!(daemon.virsh(&["nwfilter-binding-list"]).trim(), "");
+    assert!(!rules(&daemon).contains(&world.address.to_string()));
+}
+
+#[test]
+fn a_dropped_host_leaves_no_connection_behind() {
+    let daemon = Libvirtd::start();
+    let clients = || {
+        let list = ["-c", "libvirtd:///system", "-q", "client-list", "libvirtd"];
+        daemon.run("virt-admin", &list).lines().filter(|line| !line.trim().is_empty()).count()
+    };
+    let target = target(&daemon);
+    for _ in 0..5 {
+        let host = Libvirt::new(target.clone());
+        let signals = watch(&host);
+        host.facts().unwrap();
+        assert_eq!(clients(), 2, "the caller's and the watcher's");
+        drop(host);
+        // The watcher drops its sender, after its connection, when it ends.
+        while signals.recv_timeout(Duration::from_secs(30)).is_ok() {}
+    }
+    let end = Instant::now() + Duration::from_secs(30);
+    while clients() > 0 {
+        assert!(Instant::now() < end, "{} connections are left", clients());
+    }
+}
+
+#[test]
+fn a_domain_that_somebody_made_persistent_is_removed_all_the_same() {
+    let daemon = Libvirtd::start();
+    let (host, cloud) = connect(&daemon);
+    let world = World::new(cloud, 229);
+    let id = world.stamp.instance;
+    world.prepare(&host, &[0; 1 << 20], VolumeFormat::Raw);
+    for destroyed in [false, true] {
+        host.start(&world.spec()).unwrap();
+        let file = daemon.path("edited.xml");
+        fs::write(&file, daemon.virsh(&["dumpxml", &id.to_string()])).unwrap();
+        daemon.virsh(&["define", &file.to_string_lossy()]);
+        if destroyed {
+            daemon.virsh(&["destroy", &id.to_string()]);
+            assert_eq!(host.domain(id).unwrap().unwrap().power, Power::Off);
+        }
+        host.power_off(id).unwrap();
+        assert_eq!(host.domain(id).unwrap(), None);
+    }
     world.remove(&host);
     conformance::nothing_of_ours(&host, cloud);
 }

@@ -157,7 +157,9 @@ impl Libvirt {
 
     pub(super) fn destroy(&self, conn: &Connect, id: InstanceId) -> Result<(), Fault> {
         let Some((domain, _)) = self.ours(conn, id, "power off")? else { return Ok(()) };
-        gone_is_fine(conn, id, "power off", domain.destroy())?;
+        if present("look at a domain", domain.is_active())?.unwrap_or(false) {
+            gone_is_fine(conn, id, "power off", domain.destroy())?;
+        }
         // Somebody's `virsh edit` makes a transient domain persistent; it stays ours to remove.
         let Some(left) = lookup(conn, id)? else { return Ok(()) };
         if !present("look at a domain", left.is_persistent())?.unwrap_or(false) {

@@ -87,6 +87,7 @@ mod tests {
 
     #[test]
     fn a_host_that_nobody_runs_is_unreachable() {
+        super::super::ffi::init().unwrap();
         let error =
             Connect::open(Some("qemu+unix:///system?socket=/nonexistent/sock")).unwrap_err();
         let fault = fault("connect", &error);
@@ -96,6 +97,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_for_good() {
+        super::super::ffi::init().unwrap();
         let conn = Connect::open(Some("test:///default")).unwrap();
         let error = conn.create_domain_xml("<domain type='test'/>", 0).unwrap_err();
         assert_eq!(fault("start", &error).kind, FaultKind::Permanent, "{error}");

@@ -1,12 +1,14 @@
 //! Domain XML: what a guest's machine is made of, and what a domain on a host tells of itself.
 
-use serde::Serialize;
+mod parts;
+
 use uuid::Uuid;
 
 use super::{Size, child_text, one_line, parse, write};
 use crate::domain::host::VirtType;
 use crate::domain::id::{IncarnationId, InstanceId};
-use crate::hypervisor::{DomainSpec, Fault, Nic, Stamp, VolumeFormat, names};
+use crate::hypervisor::{DomainSpec, Fault, Stamp, VolumeFormat, names};
+use parts::*;
 
 /// XML namespace of our stamp.
 pub const STAMP: &str = "https://pileus.dev/xmlns/instance/1";
@@ -64,13 +66,7 @@ pub fn domain(spec: &DomainSpec, places: &Places) -> Result<String, Fault> {
                 kind: OsType { arch: &places.arch, machine, value: "hvm" },
             },
             features: (!places.mock).then(|| Features { acpi: on(true), apic: on(x86) }),
-            cpu: (!places.mock).then_some(Cpu {
-                mode: match spec.virt_type {
-                    VirtType::Kvm => "host-passthrough",
-                    // TCG's default CPU lacks what today's distributions are compiled for (x86-64-v2).
-                    VirtType::Qemu | VirtType::Auto => "maximum",
-                },
-            }),
+            cpu: (!places.mock).then(|| Cpu::of(spec.virt_type, x86)),
             clock: Clock { offset: "utc" },
             on_poweroff: "destroy",
             on_reboot: "restart",
@@ -170,325 +166,98 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
     Ok(Seen { id: InstanceId(uuid), name, stamp, agent })
 }
 
-#[derive(Serialize, Default)]
-struct Empty {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::NetworkId;
+    use crate::hypervisor::Nic;
 
-#[derive(Serialize)]
-struct Domain<'a> {
-    #[serde(rename = "@type")]
-    kind: &'a str,
-    name: String,
-    uuid: Uuid,
-    title: String,
-    metadata: Metadata,
-    memory: Size,
-    vcpu: i32,
-    os: Os<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    features: Option<Features>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpu: Option<Cpu>,
-    clock: Clock,
-    on_poweroff: &'a str,
-    on_reboot: &'a str,
-    on_crash: &'a str,
-    devices: Devices<'a>,
-}
-
-#[derive(Serialize)]
-struct Metadata {
-    #[serde(rename = "pileus:instance")]
-    stamp: StampXml,
-}
-
-#[derive(Serialize)]
-struct StampXml {
-    #[serde(rename = "@xmlns:pileus")]
-    xmlns: &'static str,
-    #[serde(rename = "@cloud")]
-    cloud: Uuid,
-    #[serde(rename = "@id")]
-    id: Uuid,
-    #[serde(rename = "@incarnation")]
-    incarnation: Uuid,
-    #[serde(rename = "@revision")]
-    revision: i64,
-    #[serde(rename = "@boot")]
-    boot: i64,
-}
-
-impl From<Stamp> for StampXml {
-    fn from(stamp: Stamp) -> Self {
-        Self {
-            xmlns: STAMP,
-            cloud: stamp.cloud,
-            id: stamp.instance.0,
-            incarnation: stamp.incarnation.0,
-            revision: stamp.revision,
-            boot: stamp.boot,
+    fn spec() -> DomainSpec {
+        DomainSpec {
+            stamp: Stamp {
+                cloud: Uuid::new_v4(),
+                instance: InstanceId(Uuid::now_v7()),
+                incarnation: IncarnationId(Uuid::now_v7()),
+                revision: 3,
+                boot: 2,
+            },
+            title: "</title>\u{1}&\n🌩".into(),
+            vcpus: 2,
+            memory_mib: 192,
+            virt_type: VirtType::Qemu,
+            disk: "disk".into(),
+            seed: "seed".into(),
+            nics: vec![Nic {
+                network: NetworkId(Uuid::now_v7()),
+                mac: "52:54:00:00:00:07".into(),
+                address: "10.0.0.7".parse().unwrap(),
+                port_security: true,
+            }],
         }
     }
-}
 
-#[derive(Serialize)]
-struct Os<'a> {
-    #[serde(rename = "@firmware", skip_serializing_if = "Option::is_none")]
-    firmware: Option<&'a str>,
-    #[serde(rename = "type")]
-    kind: OsType<'a>,
-}
-
-#[derive(Serialize)]
-struct OsType<'a> {
-    #[serde(rename = "@arch")]
-    arch: &'a str,
-    #[serde(rename = "@machine", skip_serializing_if = "Option::is_none")]
-    machine: Option<&'a str>,
-    #[serde(rename = "$text")]
-    value: &'a str,
-}
-
-#[derive(Serialize)]
-struct Features {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    acpi: Option<Empty>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    apic: Option<Empty>,
-}
-
-#[derive(Serialize)]
-struct Cpu {
-    #[serde(rename = "@mode")]
-    mode: &'static str,
-}
-
-#[derive(Serialize)]
-struct Clock {
-    #[serde(rename = "@offset")]
-    offset: &'static str,
-}
-
-#[derive(Serialize, Default)]
-struct Devices<'a> {
-    disk: Vec<Disk<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    controller: Option<Controller>,
-    interface: Vec<Interface>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<Serial<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channel: Option<Channel>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rng: Option<Rng>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memballoon: Option<Balloon>,
-}
-
-#[derive(Serialize)]
-struct Disk<'a> {
-    #[serde(rename = "@type")]
-    kind: &'a str,
-    #[serde(rename = "@device")]
-    device: &'a str,
-    driver: Driver,
-    source: File<'a>,
-    #[serde(rename = "backingStore")]
-    backing: Backing<'a>,
-    target: Target,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    readonly: Option<Empty>,
-}
-
-impl Default for Disk<'_> {
-    fn default() -> Self {
-        Self {
-            kind: "file",
-            device: "disk",
-            driver: Driver::default(),
-            source: File::default(),
-            backing: Backing::default(),
-            target: Target::default(),
-            readonly: None,
+    fn places() -> Places {
+        Places {
+            mock: false,
+            arch: "x86_64".into(),
+            disk: "/p/disk".into(),
+            base: Some(("/p/base".into(), VolumeFormat::Raw)),
+            seed: "/p/seed".into(),
+            console_log: "/p/log".into(),
         }
     }
-}
 
-#[derive(Serialize, Default)]
-struct Driver {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
-    discard: Option<&'static str>,
-}
+    #[test]
+    fn a_stamp_is_read_as_it_was_written() {
+        let spec = spec();
+        let seen = read(&domain(&spec, &places()).unwrap()).unwrap();
+        assert_eq!(
+            (seen.id, seen.stamp, seen.agent),
+            (spec.stamp.instance, Some(spec.stamp), false)
+        );
+    }
 
-#[derive(Serialize, Default)]
-struct File<'a> {
-    #[serde(rename = "@file")]
-    file: &'a str,
-}
+    #[test]
+    fn a_copied_stamp_does_not_count() {
+        let spec = spec();
+        let text = domain(&spec, &places()).unwrap();
+        let uuid = format!("<uuid>{}</uuid>", spec.stamp.instance);
+        let clone = text.replace(&uuid, &format!("<uuid>{}</uuid>", Uuid::new_v4()));
+        assert_ne!(clone, text);
+        assert_eq!(read(&clone).unwrap().stamp, None);
+    }
 
-/// Empty: the end of the chain.
-#[derive(Serialize, Default)]
-struct Backing<'a> {
-    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<Format>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<File<'a>>,
-    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
-    end: Option<Empty>,
-}
-
-#[derive(Serialize)]
-struct Format {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize, Default)]
-struct Target {
-    #[serde(rename = "@dev")]
-    dev: &'static str,
-    #[serde(rename = "@bus")]
-    bus: &'static str,
-}
-
-#[derive(Serialize)]
-struct Controller {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@model")]
-    model: &'static str,
-}
-
-#[derive(Serialize)]
-struct Interface {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    mac: Mac,
-    source: NetworkName,
-    model: Model,
-    rom: Rom,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filterref: Option<FilterRef>,
-}
-
-impl Interface {
-    fn new(cloud: Uuid, nic: &Nic) -> Self {
-        Self {
-            kind: "network",
-            mac: Mac { address: nic.mac.clone() },
-            source: NetworkName { network: names::network(cloud, nic.network) },
-            model: Model { kind: "virtio" },
-            // No guest of ours boots from the network; without the ROM the BIOS is done sooner.
-            rom: Rom { enabled: "no" },
-            filterref: nic.port_security.then(|| FilterRef {
-                filter: "clean-traffic",
-                parameter: Parameter { name: "IP", value: nic.address.to_string() },
-            }),
+    #[test]
+    fn nothing_of_a_disk_is_left_to_probing() {
+        let text = domain(&spec(), &places()).unwrap();
+        let document = parse(&text).unwrap();
+        let disks: Vec<_> = document.descendants().filter(|n| n.has_tag_name("disk")).collect();
+        assert_eq!(disks.len(), 2);
+        for disk in disks {
+            let has = |n: roxmltree::Node<'_, '_>, tag| n.children().any(|c| c.has_tag_name(tag));
+            assert!(disk.children().any(|n| n.has_tag_name("driver") && n.has_attribute("type")));
+            let mut chain = disk.children().find(|n| n.has_tag_name("backingStore")).unwrap();
+            while has(chain, "source") {
+                assert!(has(chain, "format"), "{text}");
+                chain = chain.children().find(|n| n.has_tag_name("backingStore")).unwrap();
+            }
         }
     }
-}
 
-#[derive(Serialize)]
-struct Mac {
-    #[serde(rename = "@address")]
-    address: String,
-}
+    #[test]
+    fn a_title_cannot_break_out() {
+        let spec = spec();
+        let text = domain(&spec, &places()).unwrap();
+        let document = parse(&text).unwrap();
+        let title = child_text(document.root_element(), "title").unwrap();
+        assert_eq!(title, "</title> & 🌩");
+    }
 
-#[derive(Serialize)]
-struct NetworkName {
-    #[serde(rename = "@network")]
-    network: String,
-}
-
-#[derive(Serialize)]
-struct Model {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct Rom {
-    #[serde(rename = "@enabled")]
-    enabled: &'static str,
-}
-
-#[derive(Serialize)]
-struct FilterRef {
-    #[serde(rename = "@filter")]
-    filter: &'static str,
-    parameter: Parameter,
-}
-
-#[derive(Serialize)]
-struct Parameter {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@value")]
-    value: String,
-}
-
-#[derive(Serialize)]
-struct Serial<'a> {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    log: Log<'a>,
-    target: SerialTarget,
-}
-
-#[derive(Serialize)]
-struct Log<'a> {
-    #[serde(rename = "@file")]
-    file: &'a str,
-    #[serde(rename = "@append")]
-    append: &'static str,
-}
-
-#[derive(Serialize)]
-struct SerialTarget {
-    #[serde(rename = "@port")]
-    port: u32,
-}
-
-#[derive(Serialize)]
-struct Channel {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    target: ChannelTarget,
-}
-
-#[derive(Serialize)]
-struct ChannelTarget {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@name")]
-    name: &'static str,
-}
-
-#[derive(Serialize)]
-struct Rng {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    backend: RngBackend,
-}
-
-#[derive(Serialize)]
-struct RngBackend {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    #[serde(rename = "$text")]
-    value: &'static str,
-}
-
-/// Gives pages that the guest has freed back to the host.
-#[derive(Serialize)]
-struct Balloon {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    #[serde(rename = "@freePageReporting")]
-    free_page_reporting: &'static str,
+    #[test]
+    fn auto_and_unknown_machines_are_refused() {
+        let auto = DomainSpec { virt_type: VirtType::Auto, ..spec() };
+        assert!(domain(&auto, &places()).is_err());
+        let places = Places { arch: "s390x".into(), ..places() };
+        assert!(domain(&spec(), &places).unwrap_err().message.contains("s390x"));
+    }
 }

@@ -46,18 +46,25 @@ pub fn host(host: &DhcpHost) -> Result<String, Fault> {
     write("host", &Host::from(host))
 }
 
-/// The hosts in order, a hostname only at its first: libvirt refuses two hosts of one name in a network, and tenants may
-/// well have two.
+/// The hosts in order, with a hostname only where libvirt takes it: at the first of that name in the network (tenants may
+/// well have two), and if it is a DNS label that begins with a letter. One bad name would refuse the whole network.
 pub fn without_twins(hosts: &[DhcpHost]) -> Vec<DhcpHost> {
     let mut hosts = hosts.to_vec();
     hosts.sort();
     let mut taken = BTreeSet::new();
     for host in &mut hosts {
-        if !taken.insert(host.hostname.clone()) {
+        if !is_label(&host.hostname) || !taken.insert(host.hostname.to_ascii_lowercase()) {
             host.hostname.clear();
         }
     }
     hosts
+}
+
+fn is_label(name: &str) -> bool {
+    name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// What a network's XML tells.
@@ -216,6 +223,15 @@ mod tests {
         assert_eq!(seen.uuid, spec.id.0);
         assert_eq!(seen.subnets, vec![spec.cidr]);
         assert_eq!(seen.hosts, vec![at(2, "web"), at(3, ""), at(4, "db")]);
+    }
+
+    #[test]
+    fn a_hostname_that_dns_cannot_hold_is_left_out() {
+        for name in ["", "1web", "we,b", "we\nb", "wéb", "web-", &"w".repeat(64)] {
+            assert_eq!(without_twins(&[at(2, name)]), [at(2, "")], "{name:?}");
+        }
+        let both = without_twins(&[at(2, "Web"), at(3, "web")]);
+        assert_eq!(both, [at(2, "Web"), at(3, "")]);
     }
 
     #[test]
