@@ -27,7 +27,9 @@ auth_unix_rw = "none"
 host_uuid = "$(cat /proc/sys/kernel/random/uuid)"
 log_outputs = "3:file:$root/libvirtd.log"
 C
+# No mount namespace for every guest: within ours libvirt 9 fails to set up one of its own.
 cat > /etc/libvirt/qemu.conf <<C
+namespaces = [ ]
 security_driver = "none"
 cgroup_controllers = [ ]
 stdio_handler = "$stdio"

@@ -13,7 +13,7 @@ use crate::real::{connect, wait, watch};
 use crate::world::{MIB, World};
 
 /// TCG on a loaded machine.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(300);
 
 fn image() -> PathBuf {
     let path =

@@ -58,7 +58,7 @@ impl Connections {
         match outcome {
             Err(_) if lost && used => {
                 let (conn, _) = self.take()?;
-                let outcome = self.judge(&conn, call(&conn));
+                let outcome = judge(&conn, call(&conn));
                 self.give_back(conn, outcome.as_ref().err());
                 outcome
             }
@@ -70,17 +70,9 @@ impl Connections {
     /// Runs `call` once, for what cannot be repeated.
     pub fn once<T>(&self, call: impl FnOnce(&Connect) -> Result<T, Fault>) -> Result<T, Fault> {
         let (conn, _) = self.take()?;
-        let outcome = self.judge(&conn, call(&conn));
+        let outcome = judge(&conn, call(&conn));
         self.give_back(conn, outcome.as_ref().err());
         outcome
-    }
-
-    /// A fault on a lost connection tells nothing about the host, whatever its code.
-    fn judge<T>(&self, conn: &Connect, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        outcome.map_err(|fault| match conn.is_alive() {
-            Ok(true) => fault,
-            Ok(false) | Err(_) => Fault { kind: FaultKind::Unreachable, ..fault },
-        })
     }
 
     /// A live connection, and whether it was used before.
@@ -130,4 +122,12 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
         self.returned.notify_one();
     }
+}
+
+/// A fault on a lost connection tells nothing about the host, whatever its code.
+fn judge<T>(conn: &Connect, outcome: Result<T, Fault>) -> Result<T, Fault> {
+    outcome.map_err(|fault| match conn.is_alive() {
+        Ok(true) => fault,
+        Ok(false) | Err(_) => Fault { kind: FaultKind::Unreachable, ..fault },
+    })
 }

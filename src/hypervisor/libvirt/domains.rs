@@ -76,7 +76,7 @@ impl Libvirt {
         let name = names::domain(spec.stamp.cloud, spec.stamp.instance);
         // Before, and not only after a failure: creating a domain over one that is defined and off would replace it.
         if let Some(there) = in_the_way(conn, spec.stamp.instance, &name)? {
-            return self.judge_existing(spec, &there);
+            return judge_existing(spec, &there);
         }
         let xml = xml::domain::domain(spec, &self.places(conn, spec)?)?;
         let Err(error) = conn.create_domain_xml(&xml, 0) else { return Ok(()) };
@@ -86,22 +86,8 @@ impl Libvirt {
         }
         // Two starters of the same wish may have met.
         match in_the_way(conn, spec.stamp.instance, &name)? {
-            Some(there) => self.judge_existing(spec, &there),
+            Some(there) => judge_existing(spec, &there),
             None => Err(failed),
-        }
-    }
-
-    fn judge_existing(&self, spec: &DomainSpec, there: &DomainSeen) -> Result<(), Fault> {
-        let same = there.stamp.is_some_and(|stamp| {
-            let (a, b) = (stamp, spec.stamp);
-            (a.cloud, a.instance, a.incarnation, a.boot)
-                == (b.cloud, b.instance, b.incarnation, b.boot)
-        });
-        let who = || format!("start domain {}: {}", spec.stamp.instance, describe(there));
-        match (same, there.power) {
-            (true, Power::Running | Power::Paused) => Ok(()),
-            (true, Power::Off) => Err(Fault::transient(format!("{} is still going down", who()))),
-            (false, _) => Err(Fault::conflict(format!("{} is in the way", who()))),
         }
     }
 
@@ -188,6 +174,19 @@ impl Libvirt {
             (_, Power::Off) => return Err(gone()),
         };
         done.map_err(during(format!("{what} domain {id}")))
+    }
+}
+
+fn judge_existing(spec: &DomainSpec, there: &DomainSeen) -> Result<(), Fault> {
+    let same = there.stamp.is_some_and(|stamp| {
+        let (a, b) = (stamp, spec.stamp);
+        (a.cloud, a.instance, a.incarnation, a.boot) == (b.cloud, b.instance, b.incarnation, b.boot)
+    });
+    let who = || format!("start domain {}: {}", spec.stamp.instance, describe(there));
+    match (same, there.power) {
+        (true, Power::Running | Power::Paused) => Ok(()),
+        (true, Power::Off) => Err(Fault::transient(format!("{} is still going down", who()))),
+        (false, _) => Err(Fault::conflict(format!("{} is in the way", who()))),
     }
 }
 

@@ -16,7 +16,7 @@ impl Libvirt {
     pub(super) fn read_facts(&self, conn: &Connect) -> Result<HostFacts, Fault> {
         let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
         let host = xml::host::read(&capabilities)?;
-        let virt_type = self.resolve_auto(conn, &host);
+        let virt_type = resolve_auto(conn, &host);
         let node = conn.node_info().map_err(during("read the host's size"))?;
         let hostname = conn.hostname().map_err(during("read the host's name"))?;
         let host_uuid = match host.uuid {
@@ -55,24 +55,6 @@ impl Libvirt {
             cpu_model: host.cpu_model,
             foreign_subnets,
         })
-    }
-
-    /// A `/dev/kvm` that opens is not a KVM that runs guests: under some nested hypervisors only the CPU's features tell.
-    fn resolve_auto(&self, conn: &Connect, host: &xml::host::Seen) -> VirtType {
-        if !host.kvm {
-            return VirtType::Qemu;
-        }
-        let x86 = matches!(host.arch.as_str(), "x86_64" | "i686");
-        let expanded = || {
-            let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
-            let cpu = conn.baseline_cpu(&[&host.cpu], flags).ok()?;
-            xml::host::can_virtualise(&cpu).ok()
-        };
-        if !x86 || host.hardware || expanded().unwrap_or(false) {
-            VirtType::Kvm
-        } else {
-            VirtType::Qemu
-        }
     }
 
     /// The architecture, for a domain's XML.
@@ -128,6 +110,24 @@ impl Libvirt {
 
     pub(super) fn console_path(&self, file: &str) -> String {
         format!("{}/{file}", self.pool_path(&self.console_pool()))
+    }
+}
+
+/// A `/dev/kvm` that opens is not a KVM that runs guests: under some nested hypervisors only the CPU's features tell.
+fn resolve_auto(conn: &Connect, host: &xml::host::Seen) -> VirtType {
+    if !host.kvm {
+        return VirtType::Qemu;
+    }
+    let x86 = matches!(host.arch.as_str(), "x86_64" | "i686");
+    let expanded = || {
+        let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+        let cpu = conn.baseline_cpu(&[&host.cpu], flags).ok()?;
+        xml::host::can_virtualise(&cpu).ok()
+    };
+    if !x86 || host.hardware || expanded().unwrap_or(false) {
+        VirtType::Kvm
+    } else {
+        VirtType::Qemu
     }
 }
 

@@ -53,7 +53,7 @@ impl Libvirt {
         if let Some(volume) = lookup(&pool, &overlay.name)? {
             return self.judge_overlay(conn, &pool, &volume, overlay);
         }
-        match self.create_overlay_in(&pool, overlay) {
+        match create_overlay(&pool, overlay) {
             Ok(()) => Ok(()),
             Err(failed) => {
                 // A crash of the host's daemon may have left the file unknown to it.
@@ -64,19 +64,6 @@ impl Libvirt {
                 }
             }
         }
-    }
-
-    fn create_overlay_in(&self, pool: &StoragePool, overlay: &Overlay) -> Result<(), Fault> {
-        let Overlay { name, base, base_format, capacity_bytes } = overlay;
-        let base = lookup(pool, base)?.ok_or_else(|| {
-            Fault::transient(format!("create volume {name}: its base {base} is not on the host"))
-        })?;
-        let path = base.path().map_err(during("read the base volume's path"))?;
-        let backing = Some((path.as_str(), *base_format));
-        let xml = xml::storage::volume(name, VolumeFormat::Qcow2, *capacity_bytes, backing)?;
-        StorageVol::create_xml(pool, &xml, 0)
-            .map(drop)
-            .map_err(during(format!("create volume {name}")))
     }
 
     /// A file that a crash left before it became a qcow2 was never a guest's disk, and is made again.
@@ -94,7 +81,7 @@ impl Libvirt {
             return Ok(());
         }
         self.remove_volume(conn, &self.disk_pool(), &overlay.name)?;
-        self.create_overlay_in(pool, overlay)
+        create_overlay(pool, overlay)
     }
 
     pub(super) fn remove_volume(
@@ -147,6 +134,17 @@ impl Libvirt {
         }
         sent
     }
+}
+
+fn create_overlay(pool: &StoragePool, overlay: &Overlay) -> Result<(), Fault> {
+    let Overlay { name, base, base_format, capacity_bytes } = overlay;
+    let base = lookup(pool, base)?.ok_or_else(|| {
+        Fault::transient(format!("create volume {name}: its base {base} is not on the host"))
+    })?;
+    let path = base.path().map_err(during("read the base volume's path"))?;
+    let backing = Some((path.as_str(), *base_format));
+    let xml = xml::storage::volume(name, VolumeFormat::Qcow2, *capacity_bytes, backing)?;
+    StorageVol::create_xml(pool, &xml, 0).map(drop).map_err(during(format!("create volume {name}")))
 }
 
 fn send(
