@@ -262,6 +262,15 @@ pub async fn blob_is_used(conn: &mut PgConnection, sha256: &str) -> Result<bool>
     Ok(used)
 }
 
+/// Whether the blob has its row.
+pub async fn blob_is_kept(conn: &mut PgConnection, sha256: &str) -> Result<bool> {
+    let kept = sqlx::query_scalar("select exists (select from blobs where sha256 = $1)")
+        .bind(sha256)
+        .fetch_one(conn)
+        .await?;
+    Ok(kept)
+}
+
 /// Removes the blob's row unless an image stands on it or a host holds a copy. Under `lock_blob`.
 pub async fn remove_blob(conn: &mut PgConnection, sha256: &str) -> Result<bool> {
     let done = sqlx::query(
