@@ -97,6 +97,8 @@ fn steady(body: Body, stall: Duration) -> impl Stream<Item = Result<Bytes, Probl
             Err(_elapsed) => Some((Err(stalled(stall)), None)),
         }
     })
+    // It may have ended before we linger over it.
+    .fuse()
 }
 
 fn cut(error: &axum::Error) -> Problem {

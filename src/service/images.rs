@@ -13,7 +13,7 @@ pub use upload::{ensure_public, prepare, upload};
 
 use super::authorize::authorize;
 use super::flavors::same_revision;
-use super::{App, Begin};
+use super::{App, Begin, quota};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
@@ -34,6 +34,7 @@ pub async fn create(app: &App, caller: &Caller, new: &NewImage) -> Result<Image>
         Begin::Replay(image) => return Ok(image),
         Begin::Fresh(write) => write,
     };
+    quota::check(&mut write, tenant, quota::Adding { images: 1, ..quota::Adding::default() }).await?;
     let (id, now) = (ImageId(Uuid::now_v7()), write.now);
     let owner = store::images::Owner { tenant, user: Some(caller.user) };
     store::images::insert(write.conn(), id, owner, &name, new, now).await?;

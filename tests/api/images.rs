@@ -288,13 +288,10 @@ async fn an_image_in_use_is_hidden_and_goes_with_its_last_instance() {
     api.member.delete(&path).await.expect(202);
     api.member.patch(&path, &json!({"name": "x"})).await.problem(409, "image-deleting");
     put(&api.member, &id, "in use").await.problem(409, "image-deleting");
-    let chosen = service::images::choose(
-        &mut *api.app.conn().await.expect("a connection"),
-        TenantId(api.tenant_a),
-        "/image",
-        &id,
-    );
-    assert!(chosen.await.is_err(), "no new instance is made of it");
+    let mut conn = api.app.conn().await.expect("a connection");
+    let chosen =
+        service::images::choose(&mut conn, TenantId(api.tenant_a), "/image", &id).await;
+    assert!(chosen.is_err(), "no new instance is made of it");
     for instance in [one, two] {
         reconcile(&api, &id).await;
         assert_eq!((status(&api.member, &id).await, stored(&api).len()), (json!("deleting"), 1));
