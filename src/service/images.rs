@@ -34,7 +34,8 @@ pub async fn create(app: &App, caller: &Caller, new: &NewImage) -> Result<Image>
         Begin::Replay(image) => return Ok(image),
         Begin::Fresh(write) => write,
     };
-    quota::check(&mut write, tenant, quota::Adding { images: 1, ..quota::Adding::default() }).await?;
+    quota::check(&mut write, tenant, quota::Adding { images: 1, ..quota::Adding::default() })
+        .await?;
     let (id, now) = (ImageId(Uuid::now_v7()), write.now);
     let owner = store::images::Owner { tenant, user: Some(caller.user) };
     store::images::insert(write.conn(), id, owner, &name, new, now).await?;

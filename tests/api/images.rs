@@ -102,12 +102,18 @@ async fn an_image_goes_from_awaiting_data_to_ready_and_away() {
     assert_eq!((&ready["size_bytes"], &ready["virtual_bytes"]), (&json!(3), &json!(512)));
     assert_eq!(ready["revision"], 2);
     assert_eq!(api.reader.get(&path).await.expect(200), ready);
-    let unchanged = api.reader.ask(Method::GET, &path).header("if-none-match", "\"2\"").send().await;
+    let unchanged =
+        api.reader.ask(Method::GET, &path).header("if-none-match", "\"2\"").send().await;
     assert_eq!(unchanged.status, 304);
     api.member.delete(&path).await.expect(204);
     api.member.get(&path).await.problem(404, "not-found");
-    let kinds: Vec<_> =
-        api.events().await.iter().filter(|e| e["resource_id"] == image["id"]).map(|e| e["kind"].clone()).collect();
+    let kinds: Vec<_> = api
+        .events()
+        .await
+        .iter()
+        .filter(|e| e["resource_id"] == image["id"])
+        .map(|e| e["kind"].clone())
+        .collect();
     assert_eq!(kinds, ["image.create", "image.upload", "image.delete"]);
 }
 
@@ -177,7 +183,10 @@ async fn a_reader_sees_and_changes_nothing_and_nobody_sees_nothing() {
     let id = ready(&api.member, "disk", b"x").await;
     let path = format!("/v1/images/{id}");
     api.reader.get(&path).await.expect(200);
-    api.reader.post("/v1/images", &json!({"name": "x", "format": "raw"})).await.problem(403, "forbidden");
+    api.reader
+        .post("/v1/images", &json!({"name": "x", "format": "raw"}))
+        .await
+        .problem(403, "forbidden");
     api.reader.patch(&path, &json!({"name": "x"})).await.problem(403, "forbidden");
     api.reader.delete(&path).await.problem(403, "forbidden");
     put(&api.reader, &id, "x").await.problem(403, "forbidden");
@@ -197,7 +206,10 @@ async fn admins_publish_and_other_tenants_use_without_owning() {
     let seen = api.stranger.get(&path).await.expect(200);
     assert_eq!((&seen["name"], &seen["tenant_id"]), (&json!("debian"), &Value::Null));
     assert_eq!(api.member.get(&path).await.expect(200)["tenant_id"], json!(api.tenant_a));
-    assert_eq!(api.stranger.get("/v1/images?visibility=public").await.expect(200)["items"], json!([seen]));
+    assert_eq!(
+        api.stranger.get("/v1/images?visibility=public").await.expect(200)["items"],
+        json!([seen])
+    );
     assert_eq!(api.stranger.get(&format!("{path}/data")).await.text, "debian");
     api.stranger.patch(&path, &json!({"name": "mine"})).await.problem(403, "forbidden");
     api.stranger.delete(&path).await.problem(403, "forbidden");
@@ -264,7 +276,10 @@ async fn the_same_bytes_of_two_tenants_are_stored_once_until_the_last_is_deleted
     let theirs = ready(&api.stranger, "disk", b"the same bytes").await;
     let files = stored(&api);
     assert_eq!(files.len(), 1);
-    assert_eq!(api.stranger.get(&format!("/v1/images/{theirs}")).await.expect(200)["sha256"], json!(files[0]));
+    assert_eq!(
+        api.stranger.get(&format!("/v1/images/{theirs}")).await.expect(200)["sha256"],
+        json!(files[0])
+    );
     api.member.delete(&format!("/v1/images/{mine}")).await.expect(204);
     reconcile(&api, &mine).await;
     assert_eq!(stored(&api), files);
@@ -289,14 +304,17 @@ async fn an_image_in_use_is_hidden_and_goes_with_its_last_instance() {
     api.member.patch(&path, &json!({"name": "x"})).await.problem(409, "image-deleting");
     put(&api.member, &id, "in use").await.problem(409, "image-deleting");
     let mut conn = api.app.conn().await.expect("a connection");
-    let chosen =
-        service::images::choose(&mut conn, TenantId(api.tenant_a), "/image", &id).await;
+    let chosen = service::images::choose(&mut conn, TenantId(api.tenant_a), "/image", &id).await;
     assert!(chosen.is_err(), "no new instance is made of it");
     for instance in [one, two] {
         reconcile(&api, &id).await;
         assert_eq!((status(&api.member, &id).await, stored(&api).len()), (json!("deleting"), 1));
         let mut conn = api.app.conn().await.expect("a connection");
-        sqlx::query("delete from instances where id = $1").bind(instance).execute(&mut *conn).await.expect("gone");
+        sqlx::query("delete from instances where id = $1")
+            .bind(instance)
+            .execute(&mut *conn)
+            .await
+            .expect("gone");
     }
     reconcile(&api, &id).await;
     api.member.get(&path).await.problem(404, "not-found");

@@ -187,3 +187,73 @@ fn too_long(time: Duration) -> Error {
         "qemu-img did not come to an end within {seconds} s: make it anew with qemu-img convert -O qcow2"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio_util::bytes::Bytes;
+
+    use super::*;
+    use crate::config::Flags;
+    use crate::service::images::scratch::gather;
+
+    fn config() -> Config {
+        Config::load(&Flags::default(), []).expect("the defaults")
+    }
+
+    async fn gathered(dir: &std::path::Path, bytes: &'static [u8]) -> Gathered {
+        let body = stream::iter([Ok::<_, Error>(Bytes::from_static(bytes))]);
+        gather(Some(dir.to_owned()), 1 << 30, body).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_check_beyond_its_time_is_ended_and_counts_against_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = gathered(dir.path(), b"x").await;
+        let mut config = config();
+        config.image_check_timeout = Duration::ZERO;
+        let error = info(&config, bytes.scratch.as_ref().unwrap()).await.unwrap_err().to_string();
+        assert!(error.contains("did not come to an end"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_qemu_img_cannot_read_or_finds_corrupt_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = gathered(dir.path(), b"no image at all").await;
+        let scratch = bytes.scratch.as_ref().unwrap();
+        let error = info(&config(), scratch).await.unwrap_err().to_string();
+        assert!(error.contains("cannot read it"), "{error}");
+        let error = consistent(&config(), scratch).await.unwrap_err().to_string();
+        assert!(error.contains("finds it corrupt"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_raw_image_is_whole_sectors_and_something() {
+        let dir = tempfile::tempdir().unwrap();
+        for (bytes, size) in [(&b"x"[..], 512), (&[1; 512], 512), (&[1; 513], 1024)] {
+            let bytes = gathered(dir.path(), bytes).await;
+            assert_eq!(check(&config(), ImageFormat::Raw, &bytes).await.unwrap(), size);
+        }
+        let empty = gathered(dir.path(), b"").await;
+        assert!(check(&config(), ImageFormat::Raw, &empty).await.is_err());
+    }
+
+    #[test]
+    fn what_qemu_reads_otherwise_than_we_do_is_refused() {
+        let info = |extra: &str| -> Info {
+            let text = format!(r#"{{"format":"qcow2","virtual-size":1024{extra}}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        assert!(info("").agrees(1024).is_ok());
+        assert!(info("").agrees(512).is_err());
+        for extra in [
+            r#","backing-filename":"/etc/passwd""#,
+            r#","encrypted":true"#,
+            r#","snapshots":[{}]"#,
+            r#","format-specific":{"type":"qcow2","data":{"data-file":"x"}}"#,
+            r#","format-specific":{"type":"qcow2","data":{"corrupt":true}}"#,
+        ] {
+            assert!(info(extra).agrees(1024).is_err(), "{extra}");
+        }
+    }
+}

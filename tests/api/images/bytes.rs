@@ -51,7 +51,10 @@ async fn a_stalled_upload_is_ended() {
     let mut stream = begun(&api.member, &id, 1_000_000, 10).await;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("/problems/too-slow"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("/problems/too-slow"),
+        "{answer}"
+    );
     until("nothing is left", || gathering(&api).is_empty()).await;
     assert_eq!(status(&api.member, &id).await, "awaiting_data");
 }
@@ -79,7 +82,8 @@ async fn bytes_of_another_sum_are_refused_with_both_sums() {
     let api = Api::start().await;
     let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let body = json!({"name": "disk", "format": "raw", "sha256": expected});
-    let id = api.member.post("/v1/images", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let id =
+        api.member.post("/v1/images", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
     let answer = put(&api.member, &id, "abd").await;
     assert_eq!(answer.faults(), [""]);
     let actual = "a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9";
@@ -125,7 +129,10 @@ async fn an_empty_body_and_a_form_are_refused() {
     let id = create(&api.member, "disk", "raw").await;
     assert_eq!(put(&api.member, &id, "").await.faults(), [""]);
     let path = format!("/v1/images/{id}/data");
-    let form = api.member.ask(Method::PUT, &path).header("content-type", "multipart/form-data; boundary=x");
+    let form = api
+        .member
+        .ask(Method::PUT, &path)
+        .header("content-type", "multipart/form-data; boundary=x");
     form.body("--x").send().await.problem(415, "unsupported-media-type");
     let packed = api.member.ask(Method::PUT, &path).header("content-encoding", "gzip").body("x");
     packed.send().await.problem(415, "unsupported-media-type");
@@ -135,13 +142,18 @@ async fn an_empty_body_and_a_form_are_refused() {
 
 #[tokio::test]
 async fn an_upload_may_be_larger_than_a_json_body_and_not_than_the_limit_of_images() {
-    let api = Api::start_with(|flags| flags.set("image_max_gib", "1").set("body_limit_bytes", "4096")).await;
+    let api =
+        Api::start_with(|flags| flags.set("image_max_gib", "1").set("body_limit_bytes", "4096"))
+            .await;
     let id = create(&api.member, "disk", "raw").await;
     let mut stream = begun(&api.member, &id, (1 << 30) + 1, 0).await;
     let mut answer = vec![0; 1024];
     let read = stream.read(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer[..read]);
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("/problems/too-large"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413 ") && answer.contains("/problems/too-large"),
+        "{answer}"
+    );
     put(&api.member, &id, vec![1; 100_000]).await.expect(200);
 }
 

@@ -64,7 +64,10 @@ async fn what_would_reach_beyond_itself_or_is_unsound_is_refused_with_its_remedy
         ("create -q -f qcow2 -o compat=0.10 -u -b /etc/shadow -F raw x 1G", "backing file"),
         ("create -q -f qcow2 -o data_file=data,data_file_raw=on x 1G", "external file"),
         ("create -q -f qcow2 x 70T", "virtual size"),
-        ("create -q -f qcow2 --object secret,id=s,data=key -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M", "encrypted"),
+        (
+            "create -q -f qcow2 --object secret,id=s,data=key -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 x 1M",
+            "encrypted",
+        ),
         ("create -q -f vmdk x 1G", "qcow2 magic"),
         ("create -q -f raw x 1M", "qcow2 magic"),
     ] {
@@ -96,10 +99,9 @@ async fn a_qcow2_that_is_declared_as_raw_is_refused() {
 }
 
 #[tokio::test]
-async fn a_check_that_takes_too_much_memory_is_ended_and_counts_against_the_image() {
+async fn qemu_img_has_room_in_the_least_memory_that_can_be_set() {
     let api = Api::start_with(|flags| flags.set("image_check_memory_mib", "256")).await;
     let dir = tempfile::tempdir().unwrap();
-    // Sound, at this limit: qemu-img itself has room.
     let id = create(&api.member, "disk", "qcow2").await;
     put(&api.member, &id, made(dir.path(), "create -q -f qcow2 x 10G")).await.expect(200);
 }
