@@ -155,7 +155,7 @@ async fn populate(app: &App, tenant_a: Uuid, tenant_b: Uuid) {
 /// Somebody who asks.
 #[derive(Clone)]
 pub struct Client {
-    url: String,
+    pub url: String,
     pub token: Option<String>,
     http: reqwest::Client,
 }

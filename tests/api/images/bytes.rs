@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{create, gathering, put, ready, status, stored};
-use crate::harness::{Api, Client};
+use crate::harness::Api;
 
 /// Waits for a state of the world, at most 20 s.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -20,9 +20,10 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// An upload that said it has `length` bytes and has sent `sent` of them.
-async fn begun(client: &Client, id: &str, length: usize, sent: usize) -> TcpStream {
-    let mut stream = TcpStream::connect(client.url.trim_start_matches("http://")).await.unwrap();
-    let token = client.token.as_ref().unwrap();
+async fn begun(api: &Api, id: &str, length: usize, sent: usize) -> TcpStream {
+    let mut stream =
+        TcpStream::connect(api.member.url.trim_start_matches("http://")).await.unwrap();
+    let token = api.member.token.as_ref().unwrap();
     let head = format!(
         "PUT /v1/images/{id}/data HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\r\n"
     );
@@ -35,7 +36,7 @@ async fn begun(client: &Client, id: &str, length: usize, sent: usize) -> TcpStre
 async fn a_cut_upload_leaves_nothing_and_may_be_sent_again() {
     let api = Api::start().await;
     let id = create(&api.member, "disk", "raw").await;
-    let stream = begun(&api.member, &id, 1_000_000, 500_000).await;
+    let stream = begun(&api, &id, 1_000_000, 500_000).await;
     until("the upload has begun", || gathering(&api).len() == 1).await;
     drop(stream);
     until("nothing is left", || gathering(&api).is_empty()).await;
@@ -48,7 +49,7 @@ async fn a_cut_upload_leaves_nothing_and_may_be_sent_again() {
 async fn a_stalled_upload_is_ended() {
     let api = Api::start_with(|flags| flags.set("upload_stall_s", "1")).await;
     let id = create(&api.member, "disk", "raw").await;
-    let mut stream = begun(&api.member, &id, 1_000_000, 10).await;
+    let mut stream = begun(&api, &id, 1_000_000, 10).await;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(
@@ -63,7 +64,7 @@ async fn a_stalled_upload_is_ended() {
 async fn more_uploads_than_allowed_are_told_to_wait() {
     let api = Api::start_with(|flags| flags.set("max_uploads", "1")).await;
     let id = create(&api.member, "disk", "raw").await;
-    let stream = begun(&api.member, &id, 1_000_000, 10).await;
+    let stream = begun(&api, &id, 1_000_000, 10).await;
     until("the upload has begun", || gathering(&api).len() == 1).await;
     let refused = put(&api.member, &id, "abc").await;
     refused.problem(503, "unavailable");
@@ -146,7 +147,7 @@ async fn an_upload_may_be_larger_than_a_json_body_and_not_than_the_limit_of_imag
         Api::start_with(|flags| flags.set("image_max_gib", "1").set("body_limit_bytes", "4096"))
             .await;
     let id = create(&api.member, "disk", "raw").await;
-    let mut stream = begun(&api.member, &id, (1 << 30) + 1, 0).await;
+    let mut stream = begun(&api, &id, (1 << 30) + 1, 0).await;
     let mut answer = vec![0; 1024];
     let read = stream.read(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer[..read]);
