@@ -1,43 +1,47 @@
 //! The OpenAPI document: what all operations have in common is added here, once.
 
+mod parts;
+#[cfg(test)]
+mod tests;
+mod words;
+
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{
-    ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
-};
+use utoipa::openapi::{OpenApi, PathItem, Ref, RefOr, Response, SecurityRequirement, Server};
 
 use crate::service::authorize::{Need, need};
+
+pub use words::fill;
 
 /// The head of the document; the paths come from the routers.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Pileus",
-        description = "A small cloud: tenants, flavors, images, networks and instances, made real through libvirt.",
+        description = "A small cloud: tenants, flavors, images, networks and instances, made real through libvirt.\n\n\
+            Bodies are JSON; times are RFC 3339 in UTC; ids are UUIDs; a size has its unit in its name. Unknown fields are \
+            refused. Every error is a `Problem` (RFC 9457) that says what would do. A change that is not made real at once \
+            is answered with 202: look at the resource, wait for it with `?wait=`, or follow `/v1/events`. A POST with an \
+            `Idempotency-Key` may be repeated. Another tenant's things are not found. Every answer carries `X-Request-Id`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(crate::api::problem::Problem))
 )]
 pub struct Document;
 
-/// Adds to every operation what its kind has: errors, authentication, `Idempotency-Key`, `If-Match`.
+/// Adds to every operation what its kind has: errors, authentication, headers.
 pub fn complete(mut document: OpenApi) -> OpenApi {
-    let components = document.components.get_or_insert_default();
-    components.add_security_scheme(
-        "bearer",
-        SecurityScheme::Http(
-            HttpBuilder::new()
-                .scheme(HttpAuthScheme::Bearer)
-                .description(Some("A JWT of POST /v1/auth/login, or an API token."))
-                .build(),
-        ),
-    );
+    document.servers = Some(vec![Server::new("/")]);
+    let mut tags = Vec::new();
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
-            finish(path, method, operation);
+            finish(path, &method, operation);
+            tags.extend(operation.tags.iter().flatten().cloned());
         }
     }
+    document.tags = Some(parts::tags(&tags));
+    let components = document.components.get_or_insert_default();
+    parts::add(components);
     document
 }
 
@@ -53,89 +57,105 @@ pub fn operations(item: &mut PathItem) -> Vec<(HttpMethod, &mut Operation)> {
     all.into_iter().filter_map(|(method, operation)| Some((method, operation?))).collect()
 }
 
-fn finish(path: &str, method: HttpMethod, operation: &mut Operation) {
+fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
     let need = need(operation.operation_id.as_deref().unwrap_or_default());
-    let mut problems = vec![
-        ("400", "The request cannot be read."),
-        ("422", "A field breaks a bound; `errors` names it."),
-        ("429", "Too many requests: wait for Retry-After."),
-        ("500", "Our fault."),
-        ("503", "The database or a limit is in the way: wait for Retry-After."),
-    ];
+    let reads = *method == HttpMethod::Get;
+    let mut problems = vec!["400", "422", "500", "503"];
     if need == Need::Anyone {
-        operation.security = Some(vec![SecurityRequirement::default()]);
+        operation.security = Some(Vec::new());
     } else {
         operation.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
-        problems.push(("401", "Not authenticated."));
-        problems.push(("403", "Not allowed."));
+        problems.extend(["401", "403"]);
     }
     if path.contains('{') {
-        problems.push(("404", "There is no such thing in this tenant."));
+        problems.push("404");
     }
-    if method != HttpMethod::Get {
-        problems.push(("404", "Something that the request names is not there."));
-        problems.push(("408", "The body came too slowly."));
-        problems.push(("409", "The wish contradicts the state of the world, or the quota."));
-        problems.push(("413", "The body is too large."));
-        problems.push(("415", "The body is of another media type."));
+    if !reads {
+        problems.push("409");
     }
-    if method == HttpMethod::Post && need != Need::Anyone {
+    if operation.request_body.is_some() {
+        problems.extend(["408", "413", "415"]);
+    }
+    if *method == HttpMethod::Post && need != Need::Anyone {
         header(
             operation,
             "Idempotency-Key",
             "The same key and request get the same answer, however often it is sent.",
-            255,
+            (1, 255),
+            "0197a3f0-build-42",
         );
     }
-    if path.contains("{id}") {
-        if method == HttpMethod::Get {
-            header(
-                operation,
-                "If-None-Match",
-                "The revision that the client has, in quotes: answered with 304.",
-                32,
-            );
-        } else {
-            header(
-                operation,
-                "If-Match",
-                "The revision that the change is meant for, in quotes; another one is refused with 412.",
-                32,
-            );
-            problems.push(("412", "The resource is at another revision than If-Match says."));
-        }
+    // What has a revision of its own: the resource itself and its actions, not what lies below it.
+    let resource = path.ends_with("{id}");
+    if resource && reads {
+        header(
+            operation,
+            "If-None-Match",
+            "The revision that the client has, in quotes: answered with 304.",
+            (1, 32),
+            "\"3\"",
+        );
+        let unchanged = Response::new("The client has this revision already.");
+        operation.responses.responses.entry("304".into()).or_insert(unchanged.into());
+    } else if !reads && (resource || path.contains("{id}/actions/")) {
+        header(
+            operation,
+            "If-Match",
+            "The revision that the change is meant for, in quotes; another one is refused with 412.",
+            (1, 32),
+            "\"3\"",
+        );
+        problems.push("412");
     }
-    for (status, description) in problems {
-        operation
-            .responses
-            .responses
-            .entry(status.to_owned())
-            .or_insert_with(|| problem(description));
+    for (status, response) in &mut operation.responses.responses {
+        success(status, resource, response);
+    }
+    for status in problems {
+        let shared = Ref::from_response_name(parts::response_name(status));
+        let responses = &mut operation.responses.responses;
+        responses.entry(status.to_owned()).or_insert_with(|| shared.into());
     }
 }
 
-fn header(operation: &mut Operation, name: &str, description: &str, max: usize) {
-    let schema = ObjectBuilder::new().schema_type(Type::String).max_length(Some(max)).build();
+/// The headers of an answer that is no error.
+fn success(status: &str, resource: bool, response: &mut RefOr<Response>) {
+    let RefOr::T(response) = response else { return };
+    if !status.starts_with(['2', '3']) {
+        return;
+    }
+    let made = matches!(status, "201" | "202") && !response.content.is_empty();
+    let tagged = made || resource && matches!(status, "200" | "304");
+    for (name, has) in [("X-Request-Id", true), ("Location", made), ("ETag", tagged)] {
+        if has {
+            response.headers.entry(name.to_owned()).or_insert_with(|| parts::header(name));
+        }
+    }
+}
+
+fn header(
+    operation: &mut Operation,
+    name: &str,
+    description: &str,
+    (min, max): (usize, usize),
+    example: &str,
+) {
     let parameters = operation.parameters.get_or_insert_default();
     // An operation may have its own words for a header.
     if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.name == name)) {
         return;
     }
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(min))
+        .max_length(Some(max))
+        .build();
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
         .required(utoipa::openapi::Required::False)
         .description(Some(description))
         .schema(Some(schema))
+        .example(Some(example.into()))
         .build();
     parameters.push(parameter.into());
-}
-
-fn problem(description: &str) -> RefOr<Response> {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new()
-        .description(description)
-        .content("application/problem+json", content)
-        .build()
-        .into()
 }

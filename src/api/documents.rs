@@ -5,23 +5,56 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::openapi30;
+use super::{document, openapi30};
 use crate::domain::error::{Error, Result};
 
-/// The document as people read it and as it is committed: OpenAPI 3.1, or the 3.0 that is made from it.
-pub fn pretty(document: &utoipa::openapi::OpenApi, old: bool) -> Result<String> {
-    let value = serde_json::to_value(document).map_err(Error::internal)?;
-    let value = if old { openapi30::convert(value) } else { value };
-    let mut text = serde_json::to_string_pretty(&value).map_err(Error::internal)?;
+/// Which OpenAPI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V31,
+    /// 3.0.3, for generators that read no newer one.
+    V30,
+}
+
+/// The parts in the order in which people read them; within them the keys are sorted, so that a change is a small diff.
+#[derive(Serialize)]
+struct Ordered {
+    openapi: Value,
+    info: Value,
+    servers: Value,
+    tags: Value,
+    paths: Value,
+    components: Value,
+}
+
+/// The document as people read it and as it is committed.
+pub fn pretty(version: Version) -> Result<String> {
+    let mut value = serde_json::to_value(super::openapi()).map_err(Error::internal)?;
+    document::fill(&mut value);
+    if version == Version::V30 {
+        value = openapi30::convert(value);
+    }
+    let mut part = |name: &str| value[name].take();
+    let ordered = Ordered {
+        openapi: part("openapi"),
+        info: part("info"),
+        servers: part("servers"),
+        tags: part("tags"),
+        paths: part("paths"),
+        components: part("components"),
+    };
+    let mut text = serde_json::to_string_pretty(&ordered).map_err(Error::internal)?;
     text.push('\n');
     Ok(text)
 }
 
 /// The routes that describe the others.
-pub fn routes<S: Clone + Send + Sync + 'static>(document: &utoipa::openapi::OpenApi) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let ui = Config::from("/openapi.json")
         // It would send the document to a server of its makers.
         .validator_url("none")
@@ -29,8 +62,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(document: &utoipa::openapi::Open
         .persist_authorization(true)
         .doc_expansion("none");
     Router::new()
-        .route("/openapi.json", fixed(pretty(document, false)))
-        .route("/openapi-3.0.json", fixed(pretty(document, true)))
+        .route("/openapi.json", fixed(pretty(Version::V31)))
+        .route("/openapi-3.0.json", fixed(pretty(Version::V30)))
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .merge(SwaggerUi::new("/docs").config(ui))
 }

@@ -63,8 +63,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// The whole HTTP service.
 pub fn router(app: App) -> Router {
     let request_id = HeaderName::from_static("x-request-id");
-    let (router, document) = operations().split_for_parts();
-    let router = router.merge(documents::routes(&document::complete(document)));
+    let (router, _) = operations().split_for_parts();
+    let router = router.merge(documents::routes());
     let body_limit = usize::try_from(app.config.body_limit_bytes).unwrap_or(usize::MAX);
     router
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is no such path: see /openapi.json") })

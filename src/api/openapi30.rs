@@ -189,6 +189,7 @@ fn reference(object: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::documents::{Version, pretty};
 
     fn converted(mut value: Value) -> Value {
         schema(&mut value);
@@ -245,8 +246,7 @@ mod tests {
 
     #[test]
     fn nothing_of_3_1_is_left_in_our_own_document() {
-        let document = serde_json::to_value(crate::api::openapi()).expect("document");
-        let text = convert(document).to_string();
+        let text = pretty(Version::V30).expect("document").replace("\": ", "\":");
         assert!(text.contains(r#""openapi":"3.0.3""#));
         for word in [r#""null""#, r#""const":"#, r#""identifier":"#, r#""propertyNames":"#] {
             assert!(!text.contains(word), "{word} is left");
