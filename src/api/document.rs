@@ -87,6 +87,7 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
     }
     // What has a revision of its own: the resource itself and its actions, not what lies below it.
     let resource = path.ends_with("{id}");
+    let changes = resource || path.contains("{id}/actions/") || path.ends_with("{id}/data");
     if resource && reads {
         header(
             operation,
@@ -97,7 +98,7 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
         );
         let unchanged = Response::new("The client has this revision already.");
         operation.responses.responses.entry("304".into()).or_insert(unchanged.into());
-    } else if !reads && (resource || path.contains("{id}/actions/")) {
+    } else if !reads && changes {
         header(
             operation,
             "If-Match",
@@ -108,7 +109,7 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
         problems.push("412");
     }
     for (status, response) in &mut operation.responses.responses {
-        success(status, resource, response);
+        success(status, resource || !reads && changes, response);
     }
     for status in problems {
         let shared = Ref::from_response_name(parts::response_name(status));

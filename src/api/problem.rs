@@ -36,7 +36,7 @@ pub struct Problem {
     pub explanation: Option<Value>,
     /// Seconds to wait before another attempt; also the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, nullable = false)]
+    #[schema(minimum = 1, nullable = false, example = 1)]
     pub retry_after: Option<u64>,
 }
 

@@ -45,10 +45,10 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct FieldError {
     /// JSON pointer (RFC 6901) into the body (empty: all of it), or `?name` for a query parameter, or a header's name.
-    #[schema(example = "/name")]
+    #[schema(max_length = 1000, example = "/name")]
     pub pointer: String,
     /// What is wrong and what would do.
-    #[schema(example = "must have 1 to 63 characters")]
+    #[schema(max_length = 2000, example = "must have 1 to 63 characters")]
     pub detail: String,
 }
 

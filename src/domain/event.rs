@@ -71,25 +71,31 @@ pub struct Event {
     #[schema(minimum = 1, example = 42)]
     pub seq: i64,
     pub id: EventId,
+    /// When it was recorded.
     pub at: DateTime<Utc>,
+    /// Whose event it is; null: the cloud's own, which admins see.
     pub tenant_id: Option<TenantId>,
     /// `<noun>.<what>`.
     #[schema(max_length = 100, example = "instance.create")]
     pub kind: String,
+    /// The noun that it is about.
     #[schema(max_length = 40, example = "instance")]
     pub resource_kind: String,
+    /// The thing that it is about.
     pub resource_id: Option<Uuid>,
+    /// What that thing was called then.
     #[schema(max_length = 255, example = "ci-runner-1")]
     pub resource_name: Option<String>,
+    /// The user who asked; null: Pileus itself.
     pub actor_id: Option<UserId>,
     /// The user's name, or the part of Pileus that acted.
     #[schema(max_length = 100, example = "reconciler")]
     pub actor: String,
     /// `X-Request-Id` of the request that asked for it.
-    #[schema(max_length = 128)]
+    #[schema(max_length = 128, example = "0197a3f0-4c5e-7d3a-9d2f-0b8e6a1c2d3e")]
     pub request_id: Option<String>,
     pub outcome: Outcome,
     /// More, by kind: e.g. `{"from": "running", "to": "none"}`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, example = json!({"from": "running", "to": "none"}))]
     pub detail: Value,
 }

@@ -12,6 +12,12 @@ pub const VCPUS_MAX: i32 = 512;
 pub const MEMORY_MIB_MAX: i64 = 16 * 1024 * 1024;
 pub const DISK_GIB_MAX: i64 = 64 * 1024;
 
+/// What a host has or an instance needs, beyond numbers: 1 to 63 characters of `[a-z0-9_:.-]`.
+#[derive(ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 63, pattern = "^[a-z0-9_:.-]+$", example = "ssd")]
+#[expect(dead_code, reason = "only its schema is used: `check_traits` checks them")]
+pub struct Trait(String);
+
 /// A size: vCPUs, memory, root disk, and what its host must offer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
 pub struct Flavor {
@@ -26,7 +32,7 @@ pub struct Flavor {
     #[schema(minimum = 1, maximum = 65536, example = 1)]
     pub disk_gib: i64,
     /// Traits that a host must have to take such an instance.
-    #[schema(max_items = 32, example = json!(["ssd"]))]
+    #[schema(value_type = Vec<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
     pub created_at: DateTime<Utc>,
     /// Counts changes; also the ETag.
@@ -49,7 +55,7 @@ pub struct NewFlavor {
     pub disk_gib: i64,
     /// Traits that a host must have: up to 32, each 1 to 63 characters of `[a-z0-9_:.-]`.
     #[serde(default)]
-    #[schema(max_items = 32, example = json!(["ssd"]))]
+    #[schema(value_type = Vec<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
 }
 

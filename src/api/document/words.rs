@@ -2,32 +2,37 @@
 
 use serde_json::{Map, Value, json};
 
-/// Descriptions of fields that mean the same in every schema.
-const FIELDS: &[(&str, &str)] = &[
-    ("id", "Its id."),
-    ("name", "Its name."),
-    ("description", "What people should know about it."),
-    ("labels", "Labels, for filters."),
-    ("items", "The things of this page."),
-    ("next", "Pass as `cursor` to get the next page; null on the last one."),
-    ("revision", "Counts changes; also the ETag."),
-    ("created_at", "When it was made."),
-    ("created_by", "The user who made it."),
-    ("tenant_id", "The tenant that it belongs to; null: the cloud itself."),
-    ("user_id", "The user."),
-    ("flavor_id", "The flavor."),
-    ("image_id", "The image."),
-    ("network_id", "The network."),
-    ("port_id", "The port."),
-    ("instance_id", "The instance."),
-    ("host_id", "The host."),
-    ("vcpus", "Virtual CPUs."),
-    ("memory_mib", "Memory, in MiB."),
-    ("disk_gib", "Disk, in GiB."),
-    ("status", "The state that it is in."),
-    ("reason", "Why, for people."),
+/// Fields that mean the same in every schema and parameter, their descriptions and, where the type gives none, an example.
+const FIELDS: &[(&str, &str, &str)] = &[
+    ("cursor", "`next` of the page before.", CURSOR),
+    ("next", "Pass as `cursor` to get the next page; null on the last one.", CURSOR),
+    ("id", "Its id.", ""),
+    ("name", "Its name.", ""),
+    ("description", "What people should know about it.", ""),
+    ("sha256", "SHA-256 of the bytes, in lower-case hex.", SHA256),
+    ("expected_sha256", "SHA-256 that the bytes must have, in lower-case hex.", SHA256),
+    ("If-None-Match", "The revision that the client has, in quotes: answered with 304.", "\"3\""),
+    ("items", "The things of this page.", ""),
+    ("revision", "Counts changes; also the ETag.", ""),
+    ("created_at", "When it was made.", ""),
+    ("created_by", "The user who made it.", ""),
+    ("tenant_id", "The tenant that it belongs to; null: the cloud itself.", ""),
+    ("user_id", "The user.", ""),
+    ("flavor_id", "The flavor.", ""),
+    ("image_id", "The image.", ""),
+    ("network_id", "The network.", ""),
+    ("port_id", "The port.", ""),
+    ("instance_id", "The instance.", ""),
+    ("host_id", "The host.", ""),
+    ("vcpus", "Virtual CPUs.", ""),
+    ("memory_mib", "Memory, in MiB.", ""),
+    ("disk_gib", "Disk, in GiB.", ""),
+    ("status", "The state that it is in.", ""),
+    ("reason", "Why, for people.", ""),
 ];
 
+const CURSOR: &str = "AZejpm8xcAKjWJz7wbAxSQ";
+const SHA256: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const ID: &str = "0197a3f0-4c5e-7d3a-9d2f-0b8e6a1c2d3e";
 const TIME: &str = "2026-11-23T14:15:16.789012Z";
 
@@ -48,7 +53,11 @@ pub fn fill(document: &mut Value) {
             paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut)
         {
             for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+                let name = parameter["name"].as_str().unwrap_or_default().to_owned();
                 visit(&mut parameter["schema"]);
+                if parameter.get("example").is_none() {
+                    word(&name, &mut parameter["schema"]);
+                }
             }
             // Reading a key that is not there would have made it null.
             if let Some(operation) = operation.as_object_mut() {
@@ -73,8 +82,9 @@ fn visit(schema: &mut Value) {
     for (name, property) in
         object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
     {
-        if let Some((_, text)) = FIELDS.iter().find(|(field, _)| field == name) {
-            describe(property, text);
+        word(name, property);
+        if name == "labels" {
+            labels(property);
         }
         visit(property);
     }
@@ -84,6 +94,28 @@ fn visit(schema: &mut Value) {
     for key in ["allOf", "anyOf", "oneOf"] {
         object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().for_each(visit);
     }
+}
+
+/// What the field's name says.
+fn word(name: &str, schema: &mut Value) {
+    let Some((_, text, example)) = FIELDS.iter().find(|(field, ..)| *field == name) else { return };
+    describe(schema, text);
+    if !example.is_empty()
+        && let Some(object) = schema.as_object_mut()
+    {
+        object.entry("example").or_insert(json!(example));
+    }
+}
+
+/// The bounds of `domain::text::check_labels`, which a map's type cannot carry.
+fn labels(schema: &mut Value) {
+    describe(schema, "Labels, for filters: up to 32.");
+    let Some(object) = schema.as_object_mut() else { return };
+    object.entry("maxProperties").or_insert(json!(32));
+    object.entry("example").or_insert(json!({ "team": "ci" }));
+    let key = json!({ "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[A-Za-z0-9._/-]+$" });
+    object.insert("propertyNames".into(), key);
+    object.insert("additionalProperties".into(), json!({ "type": "string", "maxLength": 255 }));
 }
 
 fn describe(schema: &mut Value, text: &str) {

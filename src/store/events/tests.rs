@@ -56,7 +56,9 @@ async fn a_reader_sees_every_event_once_and_in_order_however_late_it_commits() {
         .map(|_| {
             let db = db.clone();
             tokio::spawn(async move {
-                while publish_all(&mut db.acquire().await.unwrap()).await.unwrap() < WRITERS * EACH {}
+                while publish_all(&mut db.acquire().await.unwrap()).await.unwrap() < WRITERS * EACH
+                {
+                }
             })
         })
         .collect();
