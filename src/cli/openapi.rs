@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::api::{self, documents};
+use crate::api::documents::{self, Version};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -13,5 +13,6 @@ pub struct Options {
 }
 
 pub fn run(options: Options) -> Result<()> {
-    super::print(&documents::pretty(&api::openapi(), options.old)?)
+    let version = if options.old { Version::V30 } else { Version::V31 };
+    super::print(&documents::pretty(version)?)
 }
