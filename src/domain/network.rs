@@ -14,6 +14,7 @@ use super::text::{Labels, Name, check_labels};
 
 pub const DNS_MAX: usize = 4;
 
+/// What may be done with a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]

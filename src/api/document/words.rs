@@ -9,6 +9,14 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("id", "Its id.", ""),
     ("name", "Its name.", ""),
     ("description", "What people should know about it.", ""),
+    ("gateway", "The network's own address, where guests send what leaves it.", ""),
+    ("address", "The IP address.", ""),
+    ("mac", "The MAC address.", ""),
+    (
+        "status_reason",
+        "Why it is in that state; null where there is nothing to say.",
+        "waits for 2 ports",
+    ),
     ("sha256", "SHA-256 of the bytes, in lower-case hex.", SHA256),
     ("expected_sha256", "SHA-256 that the bytes must have, in lower-case hex.", SHA256),
     ("If-None-Match", "The revision that the client has, in quotes: answered with 304.", "\"3\""),
@@ -83,8 +91,10 @@ fn visit(schema: &mut Value) {
         object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
     {
         word(name, property);
-        if name == "labels" {
-            labels(property);
+        match name.as_str() {
+            "labels" => labels(property),
+            "dns" => property["items"]["format"] = json!("ipv4"),
+            _ => {}
         }
         visit(property);
     }
