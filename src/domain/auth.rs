@@ -79,6 +79,7 @@ pub struct TenantName {
 /// The public keys that verify our JWTs, as RFC 7517 has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JwkSet {
+    /// The keys that sign now, or signed tokens that may still be good.
     #[schema(max_items = 100)]
     pub keys: Vec<Jwk>,
 }

@@ -9,6 +9,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("id", "Its id.", ""),
     ("name", "Its name.", ""),
     ("description", "What people should know about it.", ""),
+    ("password", "The password: 12 to 256 characters.", ""),
     ("gateway", "The network's own address, where guests send what leaves it.", ""),
     ("address", "The IP address.", ""),
     ("mac", "The MAC address.", ""),
