@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Numbers what is committed, and tells the streams of this process, also of what another process numbered.
 pub async fn publish_once(db: &PgPool, changes: &Changes) -> Result<()> {
-    let last = store::events::publish_all(&mut *db.acquire().await?).await?;
+    let last = store::events::publish(&mut *db.acquire().await?).await?;
     changes.published(last);
     Ok(())
 }

@@ -39,7 +39,7 @@ pub async fn insert(conn: &mut PgConnection, event: &NewEvent, now: Time) -> Res
 /// Numbers committed events until none is left, 1,000 at a time; gives how far the feed reaches. Safe in several processes at
 /// once: the row of `event_feed` is the lock, so that numbers become visible in their order. (A bare sequence would let a
 /// reader skip a late commit.)
-pub async fn publish_all(conn: &mut PgConnection) -> Result<i64> {
+pub async fn publish(conn: &mut PgConnection) -> Result<i64> {
     loop {
         // Looking takes no lock and writes nothing, so that an idle publisher costs nothing.
         let (last, fresh): (i64, bool) = sqlx::query_as(

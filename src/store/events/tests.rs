@@ -56,9 +56,7 @@ async fn a_reader_sees_every_event_once_and_in_order_however_late_it_commits() {
         .map(|_| {
             let db = db.clone();
             tokio::spawn(async move {
-                while publish_all(&mut db.acquire().await.unwrap()).await.unwrap() < WRITERS * EACH
-                {
-                }
+                while publish(&mut db.acquire().await.unwrap()).await.unwrap() < WRITERS * EACH {}
             })
         })
         .collect();
@@ -90,9 +88,9 @@ async fn an_event_that_is_not_committed_is_not_in_the_feed_and_holds_nobody_up()
     insert(&mut late, &event("test.late", "late".into()), now).await.unwrap();
     let mut conn = db.acquire().await.unwrap();
     insert(&mut conn, &event("test.early", "early".into()), now).await.unwrap();
-    assert_eq!(publish_all(&mut conn).await.unwrap(), 1);
+    assert_eq!(publish(&mut conn).await.unwrap(), 1);
     late.commit().await.unwrap();
-    assert_eq!(publish_all(&mut conn).await.unwrap(), 2);
+    assert_eq!(publish(&mut conn).await.unwrap(), 2);
     let kinds: Vec<_> = list(&mut conn, &Filter::default(), &page(0, 10)).await.unwrap();
     let kinds: Vec<_> = kinds.into_iter().map(|e| (e.seq, e.kind)).collect();
     assert_eq!(kinds, [(1, "test.early".to_owned()), (2, "test.late".to_owned())]);
@@ -107,7 +105,7 @@ async fn what_retention_removed_is_on_record() {
         let at = now - TimeDelta::days(age);
         insert(&mut conn, &event("test.old", age.to_string()), at).await.unwrap();
     }
-    publish_all(&mut conn).await.unwrap();
+    publish(&mut conn).await.unwrap();
     assert_eq!(forget(&mut conn, now - TimeDelta::hours(36)).await.unwrap(), 2);
     assert_eq!(reach(&mut conn).await.unwrap(), Reach { last_seq: 3, forgotten_seq: 2 });
     assert_eq!(forget(&mut conn, now - TimeDelta::hours(36)).await.unwrap(), 0);
@@ -123,7 +121,7 @@ async fn the_newest_come_first_where_asked_for() {
     for n in 0..5 {
         insert(&mut conn, &event("test.write", n.to_string()), Clock::System.now()).await.unwrap();
     }
-    publish_all(&mut conn).await.unwrap();
+    publish(&mut conn).await.unwrap();
     let page = SeqPage { limit: 2, order: Order::Desc, after: 1, before: 5 };
     let rows = list(&mut conn, &Filter::default(), &page).await.unwrap();
     let (rows, next) = page.cut(rows, |e| e.seq);
