@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::authorize::authorize;
 use super::flavors::same_revision;
+use super::quota::{self, Adding};
 use super::{App, Begin};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
@@ -22,6 +23,7 @@ pub async fn create(app: &App, caller: &Caller, new: &NewKeypair) -> Result<Keyp
         Begin::Replay(keypair) => return Ok(keypair),
         Begin::Fresh(write) => write,
     };
+    quota::check(&mut write, tenant, Adding { keypairs: 1, ..Adding::default() }).await?;
     let (id, now) = (KeypairId(Uuid::now_v7()), write.now);
     let keypair =
         store::keypairs::insert(write.conn(), id, tenant, &name, &key, caller.user, now).await?;

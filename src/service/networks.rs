@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::authorize::authorize;
 use super::flavors::same_revision;
+use super::quota::{self, Adding};
 use super::{App, Begin};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
@@ -26,6 +27,7 @@ pub async fn create(app: &App, caller: &Caller, new: &NewNetwork) -> Result<Netw
         Begin::Replay(network) => return Ok(network),
         Begin::Fresh(write) => write,
     };
+    quota::check(&mut write, tenant, Adding { networks: 1, ..Adding::default() }).await?;
     let (id, now) = (NetworkId(Uuid::now_v7()), write.now);
     let insert = Insert {
         id,

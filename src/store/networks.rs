@@ -254,3 +254,6 @@ pub async fn remove(conn: &mut PgConnection, id: NetworkId) -> Result<bool> {
     .await?;
     Ok(done.rows_affected() == 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,3 +5,6 @@ mod harness;
 mod auth;
 mod flavors;
 mod images;
+mod keypairs;
+mod networks;
+mod ports;

@@ -44,7 +44,9 @@ async fn a_network_has_the_subnet_that_was_asked_for_and_sensible_defaults() {
         assert_eq!(&second[field], value, "{field}");
     }
     assert_eq!(api.reader.get(&path(&second)).await.expect(200), second);
-    let list = async |query: &str| api.reader.get(&format!("/v1/networks{query}")).await.expect(200)["items"].clone();
+    let list = async |query: &str| {
+        api.reader.get(&format!("/v1/networks{query}")).await.expect(200)["items"].clone()
+    };
     assert_eq!(list("").await, json!([network, second]));
     assert_eq!(list("?name=db").await, json!([second]));
     assert_eq!(list("?label=team=db").await, json!([second]));
@@ -102,7 +104,10 @@ async fn a_field_out_of_bounds_is_named_and_nothing_is_made() {
     let backwards = json!({"name": "net", "cidr": "10.1.2.0/24", "range_start": "10.1.2.9", "range_end": "10.1.2.8"});
     assert_eq!(api.member.post("/v1/networks", &backwards).await.faults(), ["/range_end"]);
     let without = json!({"name": "net", "gateway": "10.1.2.1", "range_start": "10.1.2.9"});
-    assert_eq!(api.member.post("/v1/networks", &without).await.faults(), ["/gateway", "/range_start"]);
+    assert_eq!(
+        api.member.post("/v1/networks", &without).await.faults(),
+        ["/gateway", "/range_start"]
+    );
     let listed = api.admin.get("/v1/networks?all_tenants=true&name=net").await.expect(200);
     assert_eq!(listed["items"], json!([]));
     // Public addresses are somebody's: an admin may know whose.
@@ -120,10 +125,16 @@ async fn a_cidr_that_collides_is_refused_without_a_word_about_whose_it_is() {
         let problem = api.member.post("/v1/networks", &body).await.problem(409, "cidr-taken");
         let text = problem.to_string();
         let id = network["id"].as_str().expect("id");
-        assert!(!text.contains("secret") && !text.contains(id) && !text.contains("10.1.0.0"), "{text}");
+        assert!(
+            !text.contains("secret") && !text.contains(id) && !text.contains("10.1.0.0"),
+            "{text}"
+        );
         assert!(problem["detail"].as_str().is_some_and(|d| d.contains("leave it out")), "{text}");
     }
-    api.member.post("/v1/networks", &json!({"name": "mine", "cidr": "10.1.16.0/20"})).await.expect(201);
+    api.member
+        .post("/v1/networks", &json!({"name": "mine", "cidr": "10.1.16.0/20"}))
+        .await
+        .expect(201);
 }
 
 #[tokio::test]
@@ -152,7 +163,10 @@ async fn concurrent_networks_without_a_cidr_get_different_ones_until_none_is_lef
         let network = api.stranger.post("/v1/networks", &body).await.expect(201);
         assert!(cidrs.insert(network["cidr"].as_str().expect("cidr").to_owned()));
     }
-    assert!(cidrs.iter().all(|cidr| cidr.starts_with("10.77.") && cidr.ends_with(".0/24")), "{cidrs:?}");
+    assert!(
+        cidrs.iter().all(|cidr| cidr.starts_with("10.77.") && cidr.ends_with(".0/24")),
+        "{cidrs:?}"
+    );
     let full = api.stranger.post("/v1/networks", &json!({"name": "one more"})).await;
     full.problem(409, "cidr-pool-exhausted");
 }
@@ -160,7 +174,11 @@ async fn concurrent_networks_without_a_cidr_get_different_ones_until_none_is_lef
 #[tokio::test]
 async fn a_network_changes_its_name_labels_and_name_servers_and_nothing_else() {
     let api = Api::start().await;
-    let network = api.member.post("/v1/networks", &json!({"name": "a", "labels": {"x": "y"}})).await.expect(201);
+    let network = api
+        .member
+        .post("/v1/networks", &json!({"name": "a", "labels": {"x": "y"}}))
+        .await
+        .expect(201);
     let path = path(&network);
     let changed = api.member.patch(&path, &json!({"name": "b", "dns": ["9.9.9.9"]})).await;
     assert_eq!(changed.header("etag"), Some("\"2\""));
@@ -175,7 +193,11 @@ async fn a_network_changes_its_name_labels_and_name_servers_and_nothing_else() {
     assert_eq!(api.member.patch(&path, &json!({"cidr": "10.0.0.0/24"})).await.faults(), ["/cidr"]);
     let odd = api.member.patch(&path, &json!({"name": "", "dns": ["x"], "labels": {"": ""}})).await;
     assert_eq!(odd.faults(), ["/name", "/labels/", "/dns/0"]);
-    let old = api.member.ask(Method::PATCH, &path).header("if-match", "\"1\"").json(&json!({"name": "c"}));
+    let old = api
+        .member
+        .ask(Method::PATCH, &path)
+        .header("if-match", "\"1\"")
+        .json(&json!({"name": "c"}));
     old.send().await.problem(412, "precondition-failed");
     api.member.post("/v1/networks", &json!({"name": "c"})).await.expect(201);
     api.member.patch(&path, &json!({"name": "c"})).await.problem(409, "name-taken");
@@ -187,7 +209,8 @@ async fn a_network_with_ports_stays_and_one_without_is_deleted_and_frees_its_nam
     let api = Api::start().await;
     let network = api.member.post("/v1/networks", &json!({"name": "a"})).await.expect(201);
     let path = path(&network);
-    let port = api.member.post("/v1/ports", &json!({"network_id": network["id"]})).await.expect(201);
+    let port =
+        api.member.post("/v1/ports", &json!({"network_id": network["id"]})).await.expect(201);
     let kept = api.member.delete(&path).await.problem(409, "in-use");
     assert!(kept["detail"].as_str().is_some_and(|d| d.contains("1 free-standing")), "{kept}");
     assert_eq!(api.reader.get(&path).await.expect(200)["status"], "active");
@@ -199,7 +222,10 @@ async fn a_network_with_ports_stays_and_one_without_is_deleted_and_frees_its_nam
     assert_eq!((&going["status"], &going["revision"]), (&json!("deleting"), &json!(2)));
     // Again, as often as anybody likes.
     assert_eq!(api.member.delete(&path).await.expect(202), going);
-    api.member.post("/v1/ports", &json!({"network_id": network["id"]})).await.problem(409, "network-deleting");
+    api.member
+        .post("/v1/ports", &json!({"network_id": network["id"]}))
+        .await
+        .problem(409, "network-deleting");
     api.member.patch(&path, &json!({"name": "b"})).await.problem(409, "network-deleting");
     api.member.post("/v1/networks", &json!({"name": "a"})).await.expect(201);
     // Its CIDR it keeps, until no host has it any more.
@@ -209,7 +235,10 @@ async fn a_network_with_ports_stays_and_one_without_is_deleted_and_frees_its_nam
     let events = api.events().await;
     let about = events.iter().filter(|event| event["resource_id"] == network["id"]);
     let kinds: Vec<_> = about.map(|e| (e["kind"].as_str(), e["outcome"].as_str())).collect();
-    assert_eq!(kinds, [(Some("network.create"), Some("done")), (Some("network.delete"), Some("accepted"))]);
+    assert_eq!(
+        kinds,
+        [(Some("network.create"), Some("done")), (Some("network.delete"), Some("accepted"))]
+    );
 }
 
 #[tokio::test]

@@ -42,8 +42,13 @@ async fn a_port_is_made_found_listed_and_deleted() {
 
     let wishes = json!({"network_id": network["id"], "name": "vip", "mac": "52:54:00:AA:bb:01", "address": "10.1.2.77"});
     let second = api.member.post("/v1/ports", &wishes).await.expect(201);
-    assert_eq!((&second["mac"], &second["address"]), (&json!("52:54:00:aa:bb:01"), &json!("10.1.2.77")));
-    let list = async |query: &str| api.reader.get(&format!("/v1/ports{query}")).await.expect(200)["items"].clone();
+    assert_eq!(
+        (&second["mac"], &second["address"]),
+        (&json!("52:54:00:aa:bb:01"), &json!("10.1.2.77"))
+    );
+    let list = async |query: &str| {
+        api.reader.get(&format!("/v1/ports{query}")).await.expect(200)["items"].clone()
+    };
     assert_eq!(list("").await, json!([port, second]));
     assert_eq!(list("?name=vip").await, json!([second]));
     let on = format!("?network_id={}", network["id"].as_str().expect("id"));
@@ -97,7 +102,8 @@ async fn a_field_at_fault_is_named_and_nothing_is_made() {
 async fn another_tenants_network_and_ports_are_not_there() {
     let api = Api::start().await;
     let network = network(&api, "10.1.2.0/24").await;
-    let port = api.member.post("/v1/ports", &json!({"network_id": network["id"]})).await.expect(201);
+    let port =
+        api.member.post("/v1/ports", &json!({"network_id": network["id"]})).await.expect(201);
     let answer = api.stranger.post("/v1/ports", &json!({"network_id": network["id"]})).await;
     assert_eq!(answer.faults(), ["/network_id"]);
     // In the very words of one that does not exist.
@@ -119,9 +125,11 @@ async fn fifty_ports_at_once_get_fifty_addresses() {
     let api = Api::start().await;
     let network = network(&api, "10.1.2.0/24").await;
     let body = json!({"network_id": network["id"]});
-    let made = futures_util::future::join_all((0..50).map(|_| api.member.post("/v1/ports", &body))).await;
+    let made =
+        futures_util::future::join_all((0..50).map(|_| api.member.post("/v1/ports", &body))).await;
     let text = |port: &Value, field: &str| port[field].as_str().expect("text").to_owned();
-    let addresses: BTreeSet<_> = made.iter().map(|answer| text(&answer.expect(201), "address")).collect();
+    let addresses: BTreeSet<_> =
+        made.iter().map(|answer| text(&answer.expect(201), "address")).collect();
     let expected: BTreeSet<_> = (2..52).map(|n| format!("10.1.2.{n}")).collect();
     assert_eq!(addresses, expected);
     let macs: BTreeSet<_> = made.iter().map(|answer| text(&answer.body(), "mac")).collect();
@@ -132,7 +140,9 @@ async fn fifty_ports_at_once_get_fifty_addresses() {
 async fn a_released_address_rests_before_it_is_given_out_again() {
     let start = DateTime::from_timestamp(1_800_000_000, 0).expect("time");
     let clock = Clock::manual(start);
-    let settings = |flags: pileus::config::Flags| flags.set("address_quarantine_s", "100").set("token_ttl_s", "86400");
+    let settings = |flags: pileus::config::Flags| {
+        flags.set("address_quarantine_s", "100").set("token_ttl_s", "86400")
+    };
     let api = Api::start_at(clock.clone(), settings).await;
     let network = network(&api, "10.1.2.0/29").await;
     let body = json!({"network_id": network["id"]});
@@ -147,7 +157,10 @@ async fn a_released_address_rests_before_it_is_given_out_again() {
     clock.advance(TimeDelta::seconds(99));
     let resting = api.member.post("/v1/ports", &body).await.problem(409, "addresses-exhausted");
     let free_at = (start + TimeDelta::seconds(100)).format("%FT%TZ").to_string();
-    assert!(resting["detail"].as_str().is_some_and(|d| d.contains("1 rest") && d.contains(&free_at)), "{resting}");
+    assert!(
+        resting["detail"].as_str().is_some_and(|d| d.contains("1 rest") && d.contains(&free_at)),
+        "{resting}"
+    );
     let mut this = body.clone();
     this["address"] = ports[2]["address"].clone();
     api.member.post("/v1/ports", &this).await.problem(409, "address-taken");
@@ -160,7 +173,8 @@ async fn a_released_address_rests_before_it_is_given_out_again() {
 async fn an_address_and_a_mac_are_held_by_one_port() {
     let api = Api::start().await;
     let network = network(&api, "10.1.2.0/24").await;
-    let body = json!({"network_id": network["id"], "mac": "52:54:00:00:00:01", "address": "10.1.2.9"});
+    let body =
+        json!({"network_id": network["id"], "mac": "52:54:00:00:00:01", "address": "10.1.2.9"});
     api.member.post("/v1/ports", &body).await.expect(201);
     let mut same_mac = body.clone();
     same_mac["address"] = json!("10.1.2.10");
@@ -168,5 +182,8 @@ async fn an_address_and_a_mac_are_held_by_one_port() {
     let mut same_address = body.clone();
     same_address["mac"] = json!("52:54:00:00:00:02");
     api.member.post("/v1/ports", &same_address).await.problem(409, "address-taken");
-    assert_eq!(api.member.get("/v1/ports").await.expect(200)["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        api.member.get("/v1/ports").await.expect(200)["items"].as_array().map(Vec::len),
+        Some(1)
+    );
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::cli::postgres::throwaway;
 use crate::domain::id::UserId;
 use crate::domain::subnet::{Subnet, Wishes};
-use crate::store::networks::{Insert, Pool};
+use crate::store::networks::Insert;
 
 const REST: TimeDelta = TimeDelta::seconds(150);
 
@@ -46,14 +46,17 @@ impl Cloud {
         let subnet = Subnet::new(cidr.parse().expect("cidr"), Wishes::default()).expect("subnet");
         let mut conn = self.pool.acquire().await.expect("conn");
         let name = Name::parse("", cidr.split('/').next().expect("name")).expect("name");
-        networks::insert(&mut conn, &self.insert(id, &name), &subnet, at(0)).await.expect("insert");
+        let new = Insert {
+            id,
+            tenant: self.tenant,
+            name: &name,
+            labels: &BTreeMap::new(),
+            dns: &[],
+            port_security: false,
+            created_by: UserId(Uuid::nil()),
+        };
+        networks::insert(&mut conn, &new, &subnet, at(0)).await.expect("insert");
         id
-    }
-
-    fn insert<'a>(&self, id: NetworkId, name: &'a Name) -> Insert<'a> {
-        static LABELS: std::collections::BTreeMap<String, String> = BTreeMap::new();
-        let (tenant, created_by) = (self.tenant, UserId(Uuid::nil()));
-        Insert { id, tenant, name, labels: &LABELS, dns: &[], port_security: false, created_by }
     }
 
     async fn instance(&self) -> InstanceId {
@@ -207,46 +210,6 @@ async fn an_instance_that_goes_takes_its_own_ports_and_leaves_the_others_free() 
     .await
     .expect("the address rests");
     assert_eq!(released, at(5));
-}
-
-#[tokio::test]
-async fn a_chosen_cidr_avoids_other_networks_and_what_hosts_have_and_concurrent_choices_all_succeed()
- {
-    let cloud = cloud().await;
-    cloud.network("10.9.0.0/25").await;
-    sqlx::query(
-        "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since, facts)
-         values (gen_random_uuid(), 'h', 'u', 'p', 'qemu', 1, 1, 1, now(), now(),
-                 '{\"foreign_subnets\": [\"10.9.1.7/24\", \"fd00::/64\", \"192.168.122.0/24\"]}')",
-    )
-    .execute(&cloud.pool)
-    .await
-    .expect("host");
-    let pool = Pool { cidr: "10.9.0.0/21".parse().expect("pool"), prefix: 24, spread: 7 };
-    let create = async |n: usize| {
-        let id = NetworkId(Uuid::now_v7());
-        let name = Name::parse("", &format!("n{n}")).expect("name");
-        let mut tx = cloud.pool.begin().await?;
-        networks::insert_anywhere(&mut tx, &cloud.insert(id, &name), &pool, at(0)).await?;
-        tx.commit().await?;
-        let network = networks::get(&mut *cloud.pool.acquire().await?, None, id).await?;
-        Ok::<_, Error>(network.expect("there").cidr.to_string())
-    };
-    let chosen = futures_util::future::join_all((0..6).map(create)).await;
-    let chosen: BTreeSet<_> = chosen.into_iter().map(|cidr| cidr.expect("a network")).collect();
-    let expected: BTreeSet<_> = (2..8).map(|n| format!("10.9.{n}.0/24")).collect();
-    assert_eq!(chosen, expected);
-    let full = create(6).await.expect_err("none is left");
-    assert_eq!(code(&full), "cidr-pool-exhausted");
-
-    let mut conn = cloud.pool.acquire().await.expect("conn");
-    for taken in ["10.9.1.128/25", "10.9.0.0/16", "10.9.7.0/24", "192.168.0.0/16"] {
-        let subnet = Subnet::new(taken.parse().expect("cidr"), Wishes::default()).expect("subnet");
-        let name = Name::parse("", "x").expect("name");
-        let new = cloud.insert(NetworkId(Uuid::now_v7()), &name);
-        let error = networks::insert(&mut conn, &new, &subnet, at(0)).await.expect_err(taken);
-        assert_eq!(code(&error), "cidr-taken");
-    }
 }
 
 /// What random users do to a network of five addresses.
