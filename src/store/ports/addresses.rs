@@ -109,13 +109,12 @@ pub async fn check(
         Err(Error::conflict("address-taken", detail))
     };
     match known {
-        None => Ok(()),
         Some(None) => taken("is in use".into()),
         Some(Some(released)) if released + quarantine > now => {
             let until = (released + quarantine).format("%FT%TZ");
             taken(format!("was in use a moment ago and rests until {until}"))
         }
-        Some(Some(_)) => Ok(()),
+        None | Some(Some(_)) => Ok(()),
     }
 }
 
