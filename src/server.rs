@@ -1,10 +1,14 @@
 //! The server: pool, schema, API and loops of one process, from start to clean end.
 
+use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -12,11 +16,21 @@ use uuid::Uuid;
 use crate::config::{Config, Secret};
 use crate::domain::clock::Clock;
 use crate::domain::host::VirtType;
+use crate::domain::id::HostId;
 use crate::domain::password::Password;
+use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
+use crate::reconcile::placer::Placer;
 use crate::service::bootstrap::{self, Bootstrap};
-use crate::service::{App, Parts};
+use crate::service::{App, Parts, images};
 use crate::store::changes::Changes;
 use crate::{api, reconcile, store};
+
+/// Signals of hosts that wait to be noted; more are dropped, and the next scan finds what they meant.
+const SIGNALS: usize = 4096;
+/// How long a start waits for the local host's first answer: a cold libvirt probes QEMU first.
+const HOST_PATIENCE: Duration = Duration::from_secs(20);
+/// Name of the image that `up` offers.
+const GUEST_IMAGE: &str = "pileus-guest";
 
 /// What `pileus up` brings along beside the settings.
 #[derive(Debug, Clone)]
@@ -56,16 +70,20 @@ pub async fn run(
     let cloud = store::cloud::ensure(&mut *db.acquire().await?, proposed, clock.now()).await?;
     let url = config.url();
     let changes = Changes::default();
-    let app =
-        App::new(Parts { db: db.clone(), config, clock, cloud, changes, shutdown: stop.clone() });
+    let (hosts, signals) = hosts();
+    let app = App::new(Parts {
+        db: db.clone(),
+        config,
+        clock,
+        cloud,
+        changes,
+        hosts,
+        shutdown: stop.clone(),
+    });
+    let mut loops = loops(&app, signals).await?;
     if let Some(local) = &local {
-        let wanted = Bootstrap {
-            admin_user: local.admin_user.clone(),
-            admin_password: Password::new(local.admin_password.expose()),
-        };
-        bootstrap::ensure(&app, &wanted).await.context("the cloud's first things were not made")?;
+        begin(&app, local).await?;
     }
-    let mut loops = loops(&app);
     tracing::info!(url, %cloud, "serving");
     let mut serving = pin!(api::serve(listener, app));
     let served = tokio::select! {
@@ -85,13 +103,84 @@ pub async fn run(
     served
 }
 
+/// What `pileus up` brings along becomes a cloud: admin, flavors, host, network, image. Done again at every start.
+async fn begin(app: &App, local: &Local) -> Result<()> {
+    let wanted = Bootstrap {
+        admin_user: local.admin_user.clone(),
+        admin_password: Password::new(local.admin_password.expose()),
+    };
+    let begun =
+        bootstrap::ensure(app, &wanted).await.context("the cloud's first things were not made")?;
+    if let Some(host) = &local.host {
+        let id = bootstrap::local_host(app, &host.uri, host.virt_type).await?;
+        if !bootstrap::host_answered(app, id, HOST_PATIENCE).await? {
+            tracing::warn!(uri = host.uri, "libvirt does not answer yet: GET /v1/hosts says why");
+        }
+    }
+    bootstrap::first_network(app, begun).await.context("the default network was not made")?;
+    match guest_image(&app.config) {
+        Some(path) => {
+            let image = images::ensure_public(app, begun.tenant, GUEST_IMAGE, &path).await;
+            image.with_context(|| format!("the guest image {} was not taken", path.display()))?;
+        }
+        None => tracing::warn!(
+            "there is no guest image: make guest builds one, --guest-image names one"
+        ),
+    }
+    Ok(())
+}
+
+/// The setting, or the first that is there of what `make guest` built beside this binary and what a package installed.
+fn guest_image(config: &Config) -> Option<PathBuf> {
+    if let Some(path) = &config.guest_image {
+        return Some(path.clone());
+    }
+    let binary = std::env::current_exe().ok()?;
+    let built = binary.parent()?.parent()?.join("guest/pileus-guest.qcow2");
+    [built, "/usr/share/pileus/pileus-guest.qcow2".into()].into_iter().find(|path| path.is_file())
+}
+
+/// The hosts' handle, and where their signals come out.
+fn hosts() -> (Hosts, mpsc::Receiver<(HostId, Signal)>) {
+    let (sender, signals) = mpsc::channel(SIGNALS);
+    let libvirt =
+        |target: &HostTarget| Arc::new(Libvirt::new(target.clone())) as Arc<dyn Hypervisor>;
+    (Hosts::new(Arc::new(libvirt), sender), signals)
+}
+
 /// What runs beside the API, each until `shutdown`.
-fn loops(app: &App) -> JoinSet<()> {
+async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Result<JoinSet<()>> {
+    if let Some(point) = &app.config.fault_point {
+        reconcile::fault::arm(point);
+    }
+    let ctx = reconcile::Context::new(reconcile::Parts {
+        db: app.db.clone(),
+        config: app.config.clone(),
+        clock: app.clock.clone(),
+        cloud: app.cloud,
+        changes: app.changes.clone(),
+        hosts: app.hosts.clone(),
+        placer: Placer::default(),
+        owner: Uuid::now_v7(),
+    });
+    // Before the first step: a host that nobody knows is as good as one that does not answer.
+    reconcile::hosts::connect(&ctx).await?;
+    let (beats, shutdown) = (app.beats().clone(), app.shutdown.clone());
     let mut loops = JoinSet::new();
     let (db, changes, clock) = (app.db.clone(), app.changes.clone(), app.clock.clone());
-    let (beats, shutdown) = (app.beats().clone(), app.shutdown.clone());
-    loops.spawn(reconcile::events::publish_forever(db, changes, clock, beats, shutdown));
-    loops
+    loops.spawn(reconcile::events::publish_forever(
+        db,
+        changes,
+        clock,
+        beats.clone(),
+        shutdown.clone(),
+    ));
+    let run = reconcile::Run { ctx: ctx.clone(), beats: beats.clone(), shutdown: shutdown.clone() };
+    loops.spawn(reconcile::hosts::run(run.clone()));
+    loops.spawn(reconcile::pace::run(run.clone()));
+    loops.spawn(reconcile::sweep::run(run));
+    loops.spawn(reconcile::wake_on_signals(ctx, signals, shutdown));
+    Ok(loops)
 }
 
 /// A loop that ends while the server should run leaves a server that only seems to work: the process ends too, and

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
+use axum::body::HttpBody;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -62,6 +63,19 @@ fn too_slow(patience: Duration) -> Problem {
         "Body too slow",
         format!("the body did not come within {} s: send it again", patience.as_secs()),
     )
+}
+
+/// A body that may be left out.
+impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Option<Self>, Problem> {
+        let named = request.headers().contains_key(header::CONTENT_TYPE);
+        if !named && request.body().size_hint().exact() == Some(0) {
+            return Ok(None);
+        }
+        <Self as FromRequest<App>>::from_request(request, app).await.map(Some)
+    }
 }
 
 /// Text that is no JSON is 400; JSON that is not of the right shape is 422.

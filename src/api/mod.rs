@@ -11,6 +11,7 @@ pub mod health;
 mod image_data;
 pub mod images;
 pub mod keypairs;
+pub mod instances;
 mod limit;
 pub mod networks;
 mod openapi30;
@@ -53,6 +54,7 @@ fn operations() -> OpenApiRouter<App> {
         .merge(keypairs::routes())
         .merge(networks::routes())
         .merge(ports::routes())
+        .merge(instances::routes())
 }
 
 /// The OpenAPI 3.1 document.

@@ -108,6 +108,7 @@ settings! {
         database_pool: u32 = "16" in 2..=200, "Most connections to the database at a time";
         postgres_bin: Option<PathBuf> = "", "Directory of initdb and postgres for `up`; default: PATH, then /usr/lib/postgresql/*/bin";
         image_dir: PathBuf = "", "Where the bytes of images are kept; default STATE_DIR/images";
+        guest_image: Option<PathBuf> = "", "The qcow2 that `up` offers as the public image pileus-guest; default: what `make guest` built, then /usr/share/pileus/pileus-guest.qcow2";
         image_scratch_dir: PathBuf = "", "Where uploads are gathered and checked; on the same filesystem as IMAGE_DIR; default IMAGE_DIR/tmp";
     }
     "Limits of the API" {
@@ -151,6 +152,8 @@ settings! {
         heartbeat: Duration[s] = "10" in 1..=600, "How often a host is asked whether it lives";
         host_call_deadline: Duration[s] = "30" in 1..=600, "Longest call to a host";
         host_connections: u32 = "2" in 1..=16, "libvirt connections to each host";
+        host_gone_after: Duration[s] = "120" in 1..=86400, "A delete waits this long for a host that does not answer; then the instance goes, and what it left on the host goes when that is back";
+        base_image_keep: Duration[s] = "3600" in 0..=31536000, "How long a base image stays on a host that no instance uses it on";
         sweep: Duration[s] = "60" in 1..=86400, "How often each host is looked over for what nobody owns";
         sweep_grace: Duration[s] = "300" in 0..=86400, "What is younger than this is never swept";
         sweep_share_percent: u32 = "10" in 1..=100, "Most of a host's things of one kind that one sweep may remove (always at least one)";

@@ -62,7 +62,7 @@ pub struct Network {
 }
 
 /// What a new network is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewNetwork {
     /// 1 to 63 letters, digits, '.', '_', '-' or spaces; unique in the tenant.

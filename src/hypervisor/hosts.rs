@@ -205,7 +205,12 @@ fn in_background(name: &str, work: impl FnOnce() + Send + 'static) {
 
 /// The target under which `Hosts::fake` knows the fake of this id.
 pub fn fake_target(id: HostId) -> HostTarget {
-    HostTarget { uri: format!("fake:///{id}"), pool_path: "/fake".into(), cloud: Uuid::nil() }
+    HostTarget {
+        uri: format!("fake:///{id}"),
+        pool_path: "/fake".into(),
+        cloud: Uuid::nil(),
+        expect: None,
+    }
 }
 
 /// What answers at an address where no fake is.

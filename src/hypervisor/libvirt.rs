@@ -35,7 +35,7 @@ pub struct Libvirt {
 impl Libvirt {
     pub fn new(target: HostTarget) -> Self {
         Self {
-            connections: Connections::new(target.uri.clone()),
+            connections: Connections::new(target.uri.clone(), target.expect),
             target,
             arch: OnceLock::new(),
             consoles: consoles::Freshness::default(),

@@ -18,6 +18,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -137,7 +138,12 @@ pub struct HostTarget {
     pub pool_path: String,
     /// This cloud's id: part of every stamp and name.
     pub cloud: Uuid,
+    /// The host's own UUID, once it is known: another host that answers at the address is as good as none.
+    pub expect: Option<Uuid>,
 }
+
+/// How long a DHCP lease lasts: the shortest that libvirt and dnsmasq take.
+pub const DHCP_LEASE: TimeDelta = TimeDelta::seconds(120);
 
 /// What a host says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod exhaustive;
+mod candidate;
 mod explain;
 mod host;
 mod index;
@@ -21,6 +22,7 @@ mod summary;
 mod tests;
 mod tree;
 
+pub use candidate::index;
 pub use explain::{
     Chosen, Explanation, HostClass, MAX_CLASSES, NamedHost, Refusal, Shortage, WouldFit,
 };

@@ -1,4 +1,31 @@
 //! Makes the world match the store: loops that look, decide, take at most one step, and say when to look again.
 
+mod context;
 pub mod events;
 pub mod images;
+pub mod fault;
+mod fences;
+mod host_images;
+mod host_networks;
+pub mod hosts;
+mod instances;
+pub mod pace;
+pub mod placer;
+mod signals;
+pub mod sweep;
+
+pub use context::{Context, Outcome, Parts, Run, Trouble};
+pub use signals::wake as wake_on_signals;
+
+use crate::store::work::{Kind, Lease};
+
+/// One look at one item.
+pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
+    match lease.kind {
+        Kind::Instance => instances::reconcile(ctx, lease).await,
+        Kind::HostImage => host_images::reconcile(ctx, lease).await,
+        Kind::Fence => fences::reconcile(ctx, lease).await,
+        Kind::Host => hosts::reconcile(ctx, lease).await,
+        Kind::Network | Kind::Image => Ok(Outcome::rest()),
+    }
+}

@@ -51,6 +51,18 @@ pub const MATRIX: &[(&str, Need)] = &[
     ("get_port", Tenant(Reader)),
     ("delete_port", Tenant(Member)),
     ("list_events", Tenant(Reader)),
+    ("create_instance", Tenant(Member)),
+    ("list_instances", Tenant(Reader)),
+    ("get_instance", Tenant(Reader)),
+    ("update_instance", Tenant(Member)),
+    ("delete_instance", Tenant(Member)),
+    ("start_instance", Tenant(Member)),
+    ("stop_instance", Tenant(Member)),
+    ("reboot_instance", Tenant(Member)),
+    ("pause_instance", Tenant(Member)),
+    ("resume_instance", Tenant(Member)),
+    ("retry_instance", Tenant(Member)),
+    ("get_instance_console", Tenant(Reader)),
 ];
 
 /// The row of `operation`; an operation without a row is the admin's alone.

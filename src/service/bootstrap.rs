@@ -1,20 +1,28 @@
 //! What a new cloud begins with: its id, a tenant, an admin, flavors. May be run at every start.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::{App, quota};
-use crate::domain::caller::Role;
+use super::{App, networks, quota};
+use crate::domain::caller::{Caller, Role};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
 use crate::domain::flavor::NewFlavor;
-use crate::domain::id::{FlavorId, TenantId, UserId};
+use crate::domain::host::VirtType;
+use crate::domain::id::{FlavorId, HostId, TenantId, UserId};
+use crate::domain::network::NewNetwork;
 use crate::domain::password::Password;
 use crate::domain::text::Name;
 use crate::store;
 
 /// The tenant that everybody begins in.
 pub const TENANT: &str = "default";
+
+/// The network that its instances begin on.
+pub const NETWORK: &str = "default";
 
 /// Name, vCPUs, MiB, GiB.
 const FLAVORS: [(&str, i32, i64, i64); 5] = [
@@ -108,6 +116,64 @@ pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
         };
     tx.commit().await?;
     Ok(Bootstrapped { tenant, admin, admin_made })
+}
+
+/// What `pileus up` adds: the host that it runs on.
+pub async fn local_host(app: &App, uri: &str, virt_type: VirtType) -> Result<HostId> {
+    let config = &app.config;
+    let local = store::hosts::Local {
+        uri: uri.into(),
+        pool_path: config.state_dir.join("pools").display().to_string(),
+        virt_type,
+        cpu_ratio: config.overcommit_cpu,
+        memory_ratio: config.overcommit_memory,
+        disk_ratio: config.overcommit_disk,
+    };
+    let now = app.clock.now();
+    let mut tx = app.db.begin().await?;
+    let id = store::hosts::ensure_local(&mut tx, &local, now).await?;
+    store::work::touch_afresh(&mut tx, store::work::Kind::Host, id.0, now).await?;
+    tx.commit().await?;
+    app.changes.wake();
+    Ok(id)
+}
+
+/// A network for a tenant that has none, so that a first instance has somewhere to go. Its CIDR keeps clear of what the
+/// hosts have told of themselves so far.
+pub async fn first_network(app: &App, begun: Bootstrapped) -> Result<()> {
+    if !store::networks::ids(&mut *app.conn().await?, begun.tenant, 1).await?.is_empty() {
+        return Ok(());
+    }
+    let caller = Caller {
+        user: begun.admin,
+        user_name: "bootstrap".into(),
+        tenant: Some(begun.tenant),
+        role: Some(Role::Owner),
+        admin: true,
+        token: None,
+        request_id: String::new(),
+        idempotency_key: None,
+    };
+    let new = NewNetwork { name: NETWORK.into(), ..NewNetwork::default() };
+    networks::create(app, &caller, &new).await.map(|_| ())
+}
+
+/// Waits until the host has answered for the first time, for `patience` at most; gives whether it has.
+pub async fn host_answered(app: &App, id: HostId, patience: Duration) -> Result<bool> {
+    let mut changes = app.changes.subscribe();
+    let end = Instant::now() + patience;
+    loop {
+        let host = store::hosts::reached(&mut *app.conn().await?, id).await?;
+        if host.is_some_and(|host| host.health == "up") {
+            return Ok(true);
+        }
+        if Instant::now() >= end || app.shutdown.is_cancelled() {
+            return Ok(false);
+        }
+        // Any news will do, and now and then none.
+        let _ = timeout_at((Instant::now() + Duration::from_millis(200)).min(end), changes.recv())
+            .await;
+    }
 }
 
 async fn note(

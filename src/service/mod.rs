@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod events;
 pub mod flavors;
 pub mod health;
+pub mod instances;
 pub mod images;
 pub mod keypairs;
 pub mod limits;
@@ -17,6 +18,7 @@ mod write;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use sqlx::PgPool;
 use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use crate::config::Config;
 use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::error::Result;
+use crate::hypervisor::Hosts;
 use crate::store::changes::Changes;
 use limits::Limits;
 
@@ -49,6 +52,8 @@ pub struct Parts {
     /// Our id in every stamp.
     pub cloud: Uuid,
     pub changes: Changes,
+    /// For what looks and talks but changes nothing that is stored: consoles, agents.
+    pub hosts: Hosts,
     /// Cancelled when the process is to end: waits and streams end then.
     pub shutdown: CancellationToken,
 }
@@ -73,6 +78,11 @@ impl App {
     /// What authentication keeps in memory.
     fn auth(&self) -> &auth::Auth {
         &self.0.auth
+    }
+
+    /// For how long a released address rests before it is given out again.
+    pub fn quarantine(&self) -> TimeDelta {
+        TimeDelta::from_std(self.config.address_quarantine).unwrap_or(TimeDelta::minutes(5))
     }
 
     /// A connection for reading.

@@ -22,6 +22,8 @@ pub struct HostImage {
     /// How many instances on the host stand on it.
     pub users: i64,
     pub used_at: Time,
+    /// Whether an image still has these bytes.
+    pub image_lives: bool,
 }
 
 impl HostImage {
@@ -58,7 +60,8 @@ macro_rules! host_images {
             "select p.id, p.host_id, p.sha256, b.format, b.size_bytes, b.virtual_bytes, p.present, p.sent_bytes, p.used_at,
                     (select count(*) from incarnations c join instances i on i.id = c.instance_id
                      join images m on m.id = i.image_id and m.sha256 = p.sha256
-                     where c.host_id = p.host_id) as users
+                     where c.host_id = p.host_id) as users,
+                    exists (select from images m where m.sha256 = p.sha256) as image_lives
              from host_images p join blobs b on b.sha256 = p.sha256 where ",
             $filter
         )
@@ -104,6 +107,29 @@ pub async fn set_present(conn: &mut PgConnection, id: Uuid, present: bool) -> Re
         .execute(conn)
         .await?;
     Ok(())
+}
+
+pub async fn used(conn: &mut PgConnection, id: Uuid, now: Time) -> Result<()> {
+    sqlx::query("update host_images set used_at = $2 where id = $1")
+        .bind(id)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Nobody may count on it any more; `false` where an instance does.
+pub async fn retire(conn: &mut PgConnection, id: Uuid) -> Result<bool> {
+    let done = sqlx::query(
+        "update host_images p set present = false where p.id = $1 and not exists (
+             select from incarnations c join instances i on i.id = c.instance_id
+             join images m on m.id = i.image_id and m.sha256 = p.sha256
+             where c.host_id = p.host_id)",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// The row goes, unless an instance on the host came to need it meanwhile.

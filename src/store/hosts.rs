@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::host::VirtType;
+use crate::domain::host::{Candidate, VirtType};
 use crate::domain::id::HostId;
 
 /// A host as the reconciler reaches it.
@@ -24,6 +24,19 @@ pub struct Reached {
     /// The identity that it must prove; none before the first contact.
     pub host_uuid: Option<Uuid>,
     pub facts: Option<Value>,
+}
+
+impl Reached {
+    /// How a domain on it is virtualised: the setting, or what the host's CPU can.
+    pub fn resolved_virt_type(&self) -> VirtType {
+        let told =
+            self.facts.as_ref().and_then(|facts| facts.get("virt_type")).and_then(Value::as_str);
+        match (self.virt_type, told) {
+            (VirtType::Auto, Some("kvm")) => VirtType::Kvm,
+            (VirtType::Auto, Some(_) | None) => VirtType::Qemu,
+            (fixed @ (VirtType::Kvm | VirtType::Qemu), _) => fixed,
+        }
+    }
 }
 
 macro_rules! reached {
@@ -101,24 +114,6 @@ pub async fn set_down(conn: &mut PgConnection, id: HostId, reason: &str, now: Ti
     Ok(())
 }
 
-/// A host as the placer sees it.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-pub struct Candidate {
-    pub id: HostId,
-    pub name: String,
-    pub zone: String,
-    pub traits: Vec<String>,
-    pub enabled: bool,
-    pub leaving: bool,
-    pub health: String,
-    pub limit_vcpus: i64,
-    pub limit_memory_mib: i64,
-    pub limit_disk_gib: i64,
-    pub used_vcpus: i64,
-    pub used_memory_mib: i64,
-    pub used_disk_gib: i64,
-}
-
 pub async fn candidates(conn: &mut PgConnection) -> Result<Vec<Candidate>> {
     let rows = sqlx::query_as(
         "select id, name, zone, traits, enabled, removed_at is not null as leaving, health,
@@ -128,6 +123,38 @@ pub async fn candidates(conn: &mut PgConnection) -> Result<Vec<Candidate>> {
     .fetch_all(conn)
     .await?;
     Ok(rows)
+}
+
+/// The local host of `up`, registered where it is missing and brought in line with the settings where it is there.
+#[derive(Debug, Clone)]
+pub struct Local {
+    pub uri: String,
+    pub pool_path: String,
+    pub virt_type: VirtType,
+    pub cpu_ratio: f64,
+    pub memory_ratio: f64,
+    pub disk_ratio: f64,
+}
+
+/// Gives the id. What an admin changed of the host stays; its URI, path and type are the command line's.
+pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> Result<HostId> {
+    let id = sqlx::query_scalar(
+        "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since)
+         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8)
+         on conflict (name) do update set uri = excluded.uri, pool_path = excluded.pool_path, virt_type = excluded.virt_type
+         returning id",
+    )
+    .bind(HostId(Uuid::now_v7()))
+    .bind(&local.uri)
+    .bind(&local.pool_path)
+    .bind(local.virt_type)
+    .bind(local.cpu_ratio)
+    .bind(local.memory_ratio)
+    .bind(local.disk_ratio)
+    .bind(now)
+    .fetch_one(conn)
+    .await?;
+    Ok(id)
 }
 
 /// The last trace of a host that left, once nothing of ours is on it.

@@ -216,6 +216,18 @@ pub async fn forsaken(conn: &mut PgConnection) -> Result<Vec<ImageId>> {
     Ok(ids)
 }
 
+/// The same for a new instance: the image cannot be deleted or hidden before this transaction ends, and a hidden one has none.
+pub async fn blob_for_instance(conn: &mut PgConnection, id: ImageId) -> Result<Option<Blob>> {
+    let blob = sqlx::query_as(
+        "select b.sha256, b.format, b.size_bytes, b.virtual_bytes
+         from images i join blobs b on b.sha256 = i.sha256 where i.id = $1 and i.hidden_at is null for share of i",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(blob)
+}
+
 /// The bytes behind an image; `None` until they have come.
 pub async fn blob_of(conn: &mut PgConnection, id: ImageId) -> Result<Option<Blob>> {
     let blob = sqlx::query_as(

@@ -347,6 +347,17 @@ pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Restin
     Ok(resting)
 }
 
+pub async fn is_on_host(conn: &mut PgConnection, id: InstanceId, host: HostId) -> Result<bool> {
+    let found = sqlx::query_scalar(
+        "select exists (select from incarnations where instance_id = $1 and host_id = $2 and fenced_at is null)",
+    )
+    .bind(id)
+    .bind(host)
+    .fetch_one(conn)
+    .await?;
+    Ok(found)
+}
+
 /// Instances that wait for a base image on a host: to be looked at when it is there.
 pub async fn waiting_for_image(
     conn: &mut PgConnection,

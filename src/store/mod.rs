@@ -7,6 +7,7 @@ mod constraint;
 pub mod events;
 pub mod flavors;
 pub mod host_images;
+pub mod host_networks;
 pub mod hosts;
 pub mod idempotency;
 pub mod incarnations;
@@ -19,6 +20,7 @@ pub mod memberships;
 pub mod signing_keys;
 pub mod tenants;
 pub mod users;
+pub mod orphans;
 pub mod work;
 
 use std::time::Duration;

@@ -179,6 +179,18 @@ pub async fn find(
     Ok(network)
 }
 
+/// Up to `limit` networks of the tenant that are to stay.
+pub async fn ids(conn: &mut PgConnection, tenant: TenantId, limit: i64) -> Result<Vec<NetworkId>> {
+    let ids = sqlx::query_scalar(
+        "select id from networks where tenant_id = $1 and deleted_at is null order by id limit $2",
+    )
+    .bind(tenant)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
+
 /// Locks networks until the transaction ends, always in the same order: whoever makes ports on several networks in one
 /// transaction locks all of them first, or two of them could wait for one another. Gives those that there are.
 pub async fn lock(

@@ -240,3 +240,19 @@ pub async fn next_due(conn: &mut PgConnection, now: Time) -> Result<Option<Time>
     .await?;
     Ok(due)
 }
+
+/// The tenant that an item's events are for; `None` for what is the cloud's own.
+pub async fn tenant_of(
+    conn: &mut PgConnection,
+    kind: Kind,
+    item: Uuid,
+) -> Result<Option<crate::domain::id::TenantId>> {
+    let tenant = match kind {
+        Kind::Instance => sqlx::query_scalar("select tenant_id from instances where id = $1"),
+        Kind::Network => sqlx::query_scalar("select tenant_id from networks where id = $1"),
+        Kind::Image => sqlx::query_scalar("select tenant_id from images where id = $1"),
+        Kind::Fence => sqlx::query_scalar("select tenant_id from incarnations where id = $1"),
+        Kind::Host | Kind::HostImage => return Ok(None),
+    };
+    Ok(tenant.bind(item).fetch_optional(conn).await?)
+}

@@ -234,6 +234,7 @@ async fn a_new_processs_tokens_are_good_in_the_one_that_runs() {
         clock: api.app.clock.clone(),
         cloud: api.app.cloud,
         changes: Default::default(),
+        hosts: pileus::hypervisor::Hosts::fake([]).0,
         shutdown: Default::default(),
     });
     let login = serde_json::from_value(json!({"user": "member", "password": PASSWORD}));

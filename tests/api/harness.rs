@@ -100,6 +100,7 @@ async fn app(clock: Clock, settings: impl FnOnce(Flags) -> Flags, dir: &std::pat
         clock,
         cloud: Uuid::new_v4(),
         changes: store::changes::Changes::default(),
+        hosts: pileus::hypervisor::Hosts::fake([]).0,
         shutdown: tokio_util::sync::CancellationToken::new(),
     })
 }

@@ -21,7 +21,7 @@ fn mock() -> (Libvirt, Uuid) {
     let cloud = Uuid::new_v4();
     // All these share one mock host, which refuses two pools in one directory.
     let pool_path = format!("/nowhere/{cloud}");
-    let target = HostTarget { uri: "test:///default".into(), pool_path, cloud };
+    let target = HostTarget { uri: "test:///default".into(), pool_path, cloud, expect: None };
     (Libvirt::new(target), cloud)
 }
 

@@ -177,3 +177,9 @@ pub struct InstanceChange {
     #[schema(value_type = Option<std::collections::HashMap<String, String>>, example = json!({"pipeline": "4712"}))]
     pub labels: Option<Labels>,
 }
+
+/// The hostname that the guest is given: the name as a DNS label, or one made of the id's random end.
+pub fn hostname(name: &Name, id: InstanceId) -> String {
+    let digits = id.0.simple().to_string();
+    name.hostname(&format!("vm-{}", &digits[20..]))
+}

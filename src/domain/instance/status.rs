@@ -24,6 +24,8 @@ pub enum Status {
     Stopping,
     Stopped,
     Deleting,
+    /// Nothing of it is left: only the answer to a wait shows this.
+    Deleted,
     /// Its host does not answer: what it was last is in `power`.
     Unknown,
 }

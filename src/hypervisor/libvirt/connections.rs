@@ -3,11 +3,12 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use uuid::Uuid;
 use virt::connect::Connect;
 
 use super::fault::during;
 use super::ffi;
-use crate::hypervisor::{Fault, FaultKind};
+use crate::hypervisor::{Fault, FaultKind, xml};
 
 /// libvirtd serves five calls a connection and twenty workers in all: four connections keep a host busy.
 const MAX: usize = 4;
@@ -18,6 +19,8 @@ const KEEPALIVE: (i32, u32) = (5, 3);
 
 pub struct Connections {
     uri: String,
+    /// Whose UUID the host must have.
+    expect: Option<Uuid>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -46,8 +49,8 @@ pub fn open(uri: &str) -> Result<Connect, Fault> {
 }
 
 impl Connections {
-    pub fn new(uri: String) -> Self {
-        Self { uri, state: Mutex::default(), returned: Condvar::new() }
+    pub fn new(uri: String, expect: Option<Uuid>) -> Self {
+        Self { uri, expect, state: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs `call`; once more on a new connection where an old one turns out to be lost: every call is an ensure.
@@ -101,7 +104,21 @@ impl Connections {
             state = next;
         }
         drop(state);
-        open(&self.uri).map(|conn| (conn, false)).inspect_err(|_| self.forget())
+        let opened = open(&self.uri).and_then(|conn| self.verify(&conn).map(|()| (conn, false)));
+        opened.inspect_err(|_| self.forget())
+    }
+
+    /// A host is its UUID, not its address: what another one says of our domains is no word of ours.
+    fn verify(&self, conn: &Connect) -> Result<(), Fault> {
+        let Some(expected) = self.expect else { return Ok(()) };
+        let text = conn.capabilities().map_err(during("read the host's capabilities"))?;
+        match xml::host::read(&text)?.uuid {
+            Some(found) if found != expected => Err(Fault::unreachable(format!(
+                "another host answers at {}: {found} instead of {expected}; correct the URI, or remove this host and register that one",
+                self.uri
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Keeps the connection unless it is lost; tells whether it is.

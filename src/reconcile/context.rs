@@ -1,0 +1,182 @@
+//! What every reconcile is given, and how it ends.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::placer::Placer;
+use crate::config::Config;
+use crate::domain::beat::Beats;
+use crate::domain::clock::Clock;
+use crate::domain::error::{Error, Result};
+use crate::domain::event::{Actor, NewEvent, Outcome as EventOutcome, Subject};
+use crate::domain::id::HostId;
+use crate::hypervisor::{Fault, FaultKind, Hosts, Hypervisor};
+use crate::store::changes::Changes;
+use crate::store::work::Lease;
+use crate::store::{self, Tx};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Context(Arc<Parts>);
+
+pub struct Parts {
+    pub db: PgPool,
+    pub config: Config,
+    pub clock: Clock,
+    pub cloud: Uuid,
+    pub changes: Changes,
+    pub hosts: Hosts,
+    pub placer: Placer,
+    /// This process, as the leases name it.
+    pub owner: Uuid,
+}
+
+/// What a loop runs with.
+#[derive(Clone)]
+pub struct Run {
+    pub ctx: Context,
+    pub beats: Beats,
+    /// Cancelled when the loop is to end.
+    pub shutdown: CancellationToken,
+}
+
+/// How a look at an item ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// A step was taken: look again at once.
+    Again,
+    /// Nothing to do now.
+    Settled {
+        /// Look again after this long; `None`: only when touched.
+        next: Option<TimeDelta>,
+        /// What it waits for, for people.
+        reason: Option<String>,
+    },
+    /// The item is no more, and neither is its work row.
+    Gone,
+}
+
+impl Outcome {
+    pub fn rest() -> Self {
+        Self::Settled { next: None, reason: None }
+    }
+
+    pub fn wait(next: TimeDelta, reason: impl Into<String>) -> Self {
+        Self::Settled { next: Some(next), reason: Some(reason.into()) }
+    }
+}
+
+/// Why a look could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error(transparent)]
+    Host(#[from] Fault),
+    #[error(transparent)]
+    Store(Error),
+    /// Another worker has the item: nothing may be written any more.
+    #[error("the lease was lost")]
+    LeaseLost,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Conflict { code: "lease-lost", .. } => Self::LeaseLost,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl Trouble {
+    /// The word that is stored beside the message.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Host(fault) => match fault.kind {
+                FaultKind::Transient => "transient",
+                FaultKind::Permanent => "permanent",
+                FaultKind::Unreachable => "unreachable",
+                FaultKind::Conflict => "conflict",
+            },
+            Self::Store(_) => "database",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+}
+
+impl Context {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
+        Ok(self.db.acquire().await?)
+    }
+
+    /// A transaction of the lease's holder: its first statement checks the epoch, and keeps others from taking the item.
+    pub async fn write(&self, lease: &Lease) -> Result<Tx> {
+        let mut tx = self.db.begin().await?;
+        store::work::guard(&mut tx, lease).await?;
+        Ok(tx)
+    }
+
+    /// A host call with the usual deadline.
+    pub async fn host<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.hosts.call(host, what, self.config.host_call_deadline, f).await
+    }
+
+    /// For how long a host must be silent before a delete no longer waits for it.
+    pub fn gone_after(&self) -> TimeDelta {
+        TimeDelta::from_std(self.config.host_gone_after).unwrap_or(TimeDelta::minutes(2))
+    }
+
+    /// An upload has as long as it makes progress; this bounds it all the same.
+    pub async fn long_host_call<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        deadline: Duration,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.hosts.call(host, what, deadline, f).await
+    }
+
+    /// Writes an event of ours into `tx`.
+    pub async fn event(
+        &self,
+        tx: &mut Tx,
+        kind: &'static str,
+        subject: Subject,
+        outcome: EventOutcome,
+        detail: serde_json::Value,
+    ) -> Result<()> {
+        let actor = Actor { name: "reconciler".into(), ..Actor::default() };
+        let event = NewEvent { kind, subject, actor, outcome, detail };
+        store::events::insert(tx, &event, self.clock.now()).await
+    }
+}
+
+impl Deref for Context {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

@@ -1,0 +1,44 @@
+//! A network on a host: there while an instance on the host has a port on it, with exactly their DHCP entries.
+
+use super::{Context, Trouble, fault};
+use crate::domain::id::{HostId, NetworkId};
+use crate::domain::instance::hostname;
+use crate::hypervisor::{DhcpHost, NetworkSpec};
+use crate::store;
+
+/// Makes the network on the host as it has to be now, or takes it away. Serialised for this host and network among all
+/// processes, so that an older list never overwrites a newer one.
+pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(), Trouble> {
+    let plan = store::host_networks::plan(&mut *ctx.conn().await?, network).await?;
+    if plan.is_some() {
+        // Noted before the host is asked, and committed: after a crash between, somebody knows where to clean.
+        store::host_networks::note(&mut *ctx.conn().await?, host, network).await?;
+        fault::point("network_noted");
+    }
+    let mut tx = ctx.db.begin().await?;
+    store::host_networks::lock(&mut tx, host, network).await?;
+    let entries = store::host_networks::entries(&mut tx, host, network).await?;
+    match plan {
+        Some(plan) if !entries.is_empty() => {
+            let hosts = entries.into_iter().map(|entry| DhcpHost {
+                hostname: hostname(&entry.name, entry.instance),
+                mac: entry.mac,
+                address: entry.address,
+            });
+            let spec = NetworkSpec {
+                id: network,
+                cidr: plan.cidr,
+                gateway: plan.gateway,
+                dns: plan.dns,
+                hosts: hosts.collect(),
+            };
+            ctx.host(host, "make the network", move |host| host.ensure_network(&spec)).await?;
+        }
+        Some(_) | None => {
+            ctx.host(host, "delete the network", move |host| host.delete_network(network)).await?;
+            store::host_networks::unnote(&mut tx, host, network).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Hosts: a watch over each that notes its health, learns its capacity, and scans its domains for what signals missed.
+//!
+//! Every process watches every host for itself; only what changed is written, so that a quiet cloud writes nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Context, Outcome, Run, Trouble, host_networks};
+use crate::domain::error::Result;
+use crate::domain::event::{Outcome as EventOutcome, Subject};
+use crate::domain::id::{HostId, InstanceId};
+use crate::domain::instance::{Power, Wanted};
+use crate::hypervisor::{self as hv, DomainSeen, Fault, HostFacts, HostTarget};
+use crate::store::hosts::{Reached, Totals};
+use crate::store::instances::Resting;
+use crate::store::work::{self, Kind, Lease};
+use crate::store::{self};
+
+/// Makes every host known to `hosts`, so that steps find them.
+pub async fn connect(ctx: &Context) -> Result<Vec<Reached>> {
+    let all = store::hosts::all_reached(&mut *ctx.conn().await?).await?;
+    for host in &all {
+        ctx.hosts.set(host.id, target(ctx, host));
+    }
+    Ok(all)
+}
+
+/// Watches until `shutdown`: one task a host, as hosts come and go.
+pub async fn run(Run { ctx, beats, shutdown }: Run) {
+    let beat = beats.register("watch", Duration::from_secs(120), ctx.clock.now());
+    let tasks = TaskTracker::new();
+    let mut watched: HashMap<HostId, CancellationToken> = HashMap::new();
+    while !shutdown.is_cancelled() {
+        match connect(&ctx).await {
+            Ok(all) => {
+                let known: HashSet<_> = all.iter().map(|host| host.id).collect();
+                watched.retain(|id, end| {
+                    let stays = known.contains(id);
+                    if !stays {
+                        end.cancel();
+                        ctx.hosts.remove(*id);
+                    }
+                    stays
+                });
+                for host in all {
+                    watched.entry(host.id).or_insert_with(|| {
+                        let end = shutdown.child_token();
+                        tasks.spawn(watch(ctx.clone(), host.id, end.clone()));
+                        end
+                    });
+                }
+            }
+            Err(error) => tracing::warn!(%error, "hosts could not be listed; trying again"),
+        }
+        beat.alive(ctx.clock.now());
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1).min(ctx.config.heartbeat)) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn target(ctx: &Context, host: &Reached) -> HostTarget {
+    HostTarget {
+        uri: host.uri.clone(),
+        pool_path: host.pool_path.clone(),
+        cloud: ctx.cloud,
+        expect: host.host_uuid,
+    }
+}
+
+/// One host until `end`.
+async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
+    loop {
+        if let Err(error) = look(&ctx, id).await {
+            tracing::warn!(host = %id, %error, "a host's health could not be noted; trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ctx.config.heartbeat) => {}
+            () = end.cancelled() => return,
+        }
+    }
+}
+
+/// One heartbeat: facts, then a scan.
+pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
+    let asked =
+        ctx.host(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await;
+    let host = store::hosts::reached(&mut *ctx.conn().await?, id).await?;
+    let Some(host) = host else { return Ok(()) };
+    match asked.and_then(|(facts, domains)| same_host(&host, &facts).map(|()| (facts, domains))) {
+        Ok((facts, domains)) => {
+            note_up(ctx, &host, &facts).await?;
+            scan(ctx, id, &domains).await
+        }
+        Err(fault) => note_down(ctx, &host, &fault.message).await,
+    }
+}
+
+/// A host is its UUID, not its address.
+fn same_host(host: &Reached, facts: &HostFacts) -> std::result::Result<(), Fault> {
+    match host.host_uuid {
+        Some(known) if known != facts.host_uuid => Err(Fault::conflict(format!(
+            "another host answers at {}: {} instead of {known}; correct the URI, or remove this host and register that one",
+            host.uri, facts.host_uuid
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()> {
+    let value = serde_json::to_value(facts).map_err(crate::domain::error::Error::internal)?;
+    if host.health == "up" && host.facts.as_ref().is_some_and(|old| alike(old, &value)) {
+        return Ok(());
+    }
+    let now = ctx.clock.now();
+    let totals = Totals {
+        vcpus: facts.vcpus.into(),
+        memory_mib: facts.memory_mib,
+        disk_gib: facts.disk_gib,
+    };
+    let mut tx = ctx.db.begin().await?;
+    store::hosts::observe(&mut tx, host.id, facts.host_uuid, &value, totals, now).await?;
+    if host.health != "up" {
+        // What could not be asked or reached waits for this.
+        for resting in store::instances::on_host(&mut tx, host.id).await? {
+            work::touch(&mut tx, Kind::Instance, resting.id.0, now).await?;
+        }
+        for fence in store::incarnations::fenced_on_host(&mut tx, host.id).await? {
+            work::touch(&mut tx, Kind::Fence, fence.0, now).await?;
+        }
+        for image in store::host_images::on_host(&mut tx, host.id).await? {
+            work::touch(&mut tx, Kind::HostImage, image.id, now).await?;
+        }
+        let detail = json!({ "from": host.health, "host_uuid": facts.host_uuid });
+        ctx.event(&mut tx, "host.up", subject(host), EventOutcome::Seen, detail).await?;
+    }
+    // Perhaps there is more room than before.
+    for id in store::instances::unplaced(&mut tx, 1000).await? {
+        work::touch(&mut tx, Kind::Instance, id.0, now).await?;
+    }
+    tx.commit().await?;
+    ctx.changes.changed(host.id.0);
+    ctx.changes.wake();
+    Ok(())
+}
+
+/// Free space moves all the time: it is no news.
+fn alike(old: &serde_json::Value, new: &serde_json::Value) -> bool {
+    let still = |facts: &serde_json::Value| {
+        let mut facts = facts.clone();
+        if let Some(map) = facts.as_object_mut() {
+            map.remove("disk_free_gib");
+        }
+        facts
+    };
+    still(old) == still(new)
+}
+
+async fn note_down(ctx: &Context, host: &Reached, reason: &str) -> Result<()> {
+    if host.health == "down" && host.health_reason == reason {
+        return Ok(());
+    }
+    let mut tx = ctx.db.begin().await?;
+    store::hosts::set_down(&mut tx, host.id, reason, ctx.clock.now()).await?;
+    if host.health != "down" {
+        let detail = json!({ "from": host.health, "reason": reason });
+        ctx.event(&mut tx, "host.down", subject(host), EventOutcome::Seen, detail).await?;
+    }
+    tx.commit().await?;
+    ctx.changes.changed(host.id.0);
+    Ok(())
+}
+
+/// Compares what the host has with what rests in the store, and touches what differs. Writes nothing where nothing does.
+async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<()> {
+    let by_id: HashMap<InstanceId, &DomainSeen> =
+        domains.iter().map(|domain| (domain.id, domain)).collect();
+    let rows = store::instances::on_host(&mut *ctx.conn().await?, id).await?;
+    let strays: Vec<_> =
+        rows.iter().filter(|row| row.rests && !at_rest(row, by_id.get(&row.id).copied())).collect();
+    if strays.is_empty() {
+        return Ok(());
+    }
+    let now = ctx.clock.now();
+    let mut tx = ctx.db.begin().await?;
+    for row in strays {
+        work::touch(&mut tx, Kind::Instance, row.id.0, now).await?;
+    }
+    tx.commit().await?;
+    ctx.changes.wake();
+    Ok(())
+}
+
+/// Whether the domain is as the wish and the last observation have it.
+fn at_rest(row: &Resting, seen: Option<&DomainSeen>) -> bool {
+    let power = match seen.map(|seen| (seen.power, seen.stamp)) {
+        None => Power::None,
+        Some((power, Some(stamp)))
+            if stamp.incarnation == row.incarnation_id && stamp.boot >= row.boot =>
+        {
+            match power {
+                hv::Power::Running => Power::Running,
+                hv::Power::Paused => Power::Paused,
+                hv::Power::Off => Power::Off,
+            }
+        }
+        Some(_) => return false,
+    };
+    let wished = match row.wanted {
+        Wanted::Running => Power::Running,
+        Wanted::Paused => Power::Paused,
+        Wanted::Stopped => Power::None,
+        Wanted::Deleted => return false,
+    };
+    power == wished && row.observed_power == power
+}
+
+/// A host that is to leave: what we made on it goes first.
+pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
+    let id = HostId(lease.item);
+    let host = store::hosts::reached(&mut *ctx.conn().await?, id).await?;
+    let Some(host) = host else {
+        work::remove(&mut *ctx.conn().await?, Kind::Host, lease.item).await?;
+        return Ok(Outcome::Gone);
+    };
+    if host.removed_at.is_none() {
+        // A new or changed host: contact it now rather than at its next heartbeat.
+        ctx.hosts.set(id, target(ctx, &host));
+        look(ctx, id).await?;
+        return Ok(Outcome::rest());
+    }
+    for network in store::host_networks::on_host(&mut *ctx.conn().await?, id).await? {
+        host_networks::settle(ctx, id, network).await?;
+    }
+    for image in store::host_images::on_host(&mut *ctx.conn().await?, id).await? {
+        let name = image.volume();
+        ctx.host(id, "delete a base image", move |host| host.delete_volume(&name)).await?;
+        let mut tx = ctx.write(lease).await?;
+        store::host_images::remove_unused(&mut tx, image.id).await?;
+        work::remove(&mut tx, Kind::HostImage, image.id).await?;
+        tx.commit().await?;
+    }
+    let mut tx = ctx.write(lease).await?;
+    if !store::hosts::forget(&mut tx, id).await? {
+        return Ok(Outcome::wait(TimeDelta::seconds(10), "the host still carries incarnations"));
+    }
+    work::remove(&mut tx, Kind::Host, lease.item).await?;
+    ctx.event(&mut tx, "host.delete", subject(&host), EventOutcome::Done, json!({})).await?;
+    tx.commit().await?;
+    ctx.hosts.remove(id);
+    ctx.changes.changed(id.0);
+    Ok(Outcome::Gone)
+}
+
+fn subject(host: &Reached) -> Subject {
+    Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None }
+}

@@ -1,0 +1,245 @@
+//! The pace: due work is leased, looked at until it settles, and given back with the time of the next look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{Context, Outcome, Run, Trouble, reconcile};
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::event::{Outcome as EventOutcome, Subject};
+use crate::hypervisor::FaultKind;
+use crate::store::work::{self, Failure, Kind, Lease, Settled};
+
+/// Looks in a row under one lease; an item that is not done by then waits for its next turn.
+const LOOKS: usize = 32;
+/// The pause after what will not pass by itself is at least this long.
+const PERMANENT_PAUSE: TimeDelta = TimeDelta::seconds(5);
+
+/// Runs until `shutdown`, then waits for the steps that are under way.
+pub async fn run(Run { ctx, beats, shutdown }: Run) {
+    let beat = beats.register("pace", Duration::from_secs(60), ctx.clock.now());
+    let workers = Arc::new(Semaphore::new(ctx.config.reconcile_workers as usize));
+    let tasks = TaskTracker::new();
+    while !shutdown.is_cancelled() {
+        let claimed = claim_and_spawn(&ctx, &workers, &tasks).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "due work could not be claimed; trying again");
+            0
+        });
+        beat.alive(ctx.clock.now());
+        // A full house is asked again as soon as one leaves, an empty one when somebody wakes us or the next item is due.
+        if claimed == 0 && workers.available_permits() > 0 {
+            let pause = pause(&ctx).await;
+            tokio::select! {
+                () = ctx.changes.work() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+        } else if workers.available_permits() == 0 {
+            tokio::select! {
+                free = workers.acquire() => drop(free),
+                () = tokio::time::sleep(Duration::from_secs(20)) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Leases as much due work as there are free workers, and sets them to it; gives how much.
+async fn claim_and_spawn(
+    ctx: &Context,
+    workers: &Arc<Semaphore>,
+    tasks: &TaskTracker,
+) -> Result<usize> {
+    let free = workers.available_permits();
+    if free == 0 {
+        return Ok(0);
+    }
+    let leases = claim(ctx, i64::try_from(free).unwrap_or(i64::MAX)).await?;
+    let count = leases.len();
+    for lease in leases {
+        let Ok(permit) = Arc::clone(workers).acquire_owned().await else { break };
+        let ctx = ctx.clone();
+        tasks.spawn(async move {
+            work_off(&ctx, lease).await;
+            drop(permit);
+        });
+    }
+    Ok(count)
+}
+
+/// Until the next item is due, but at most the poll's pause.
+async fn pause(ctx: &Context) -> Duration {
+    let poll = ctx.config.reconcile_poll;
+    let now = ctx.clock.now();
+    let due = async { work::next_due(&mut *ctx.conn().await?, now).await };
+    match due.await {
+        Ok(Some(due)) => (due - now).to_std().unwrap_or(Duration::from_millis(5)).min(poll),
+        Ok(None) | Err(_) => poll,
+    }
+}
+
+async fn claim(ctx: &Context, limit: i64) -> Result<Vec<Lease>> {
+    let length = TimeDelta::from_std(ctx.config.reconcile_lease).unwrap_or(TimeDelta::seconds(30));
+    work::claim(&mut *ctx.conn().await?, ctx.owner, limit, length, ctx.clock.now()).await
+}
+
+/// Leases what is due and works it off, one after the other; gives how much. For tests that turn the crank by hand.
+pub async fn run_due(ctx: &Context, limit: i64) -> Result<usize> {
+    let leases = claim(ctx, limit).await?;
+    let count = leases.len();
+    for lease in leases {
+        work_off(ctx, lease).await;
+    }
+    Ok(count)
+}
+
+/// Looks at the item until it settles, keeps the lease meanwhile, and gives it back.
+async fn work_off(ctx: &Context, lease: Lease) {
+    let outcome = tokio::select! {
+        outcome = look_until_settled(ctx, &lease) => outcome,
+        () = keep(ctx, &lease) => Err(Trouble::LeaseLost),
+    };
+    if let Err(error) = settle(ctx, &lease, outcome).await {
+        // The lease runs out by itself, and the next holder looks anew.
+        tracing::warn!(kind = ?lease.kind, item = %lease.item, %error, "an outcome could not be stored");
+    }
+}
+
+async fn look_until_settled(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
+    for _ in 0..LOOKS {
+        match reconcile(ctx, lease).await? {
+            Outcome::Again => {}
+            done @ (Outcome::Settled { .. } | Outcome::Gone) => return Ok(done),
+        }
+    }
+    Ok(Outcome::Settled { next: Some(TimeDelta::zero()), reason: None })
+}
+
+/// Extends the lease at every third of its length; returns when it is lost, by the database's word or by our own watch.
+async fn keep(ctx: &Context, lease: &Lease) {
+    let length = ctx.config.reconcile_lease;
+    let mut safe_until = Instant::now() + length;
+    loop {
+        tokio::time::sleep(length / 3).await;
+        let until = ctx.clock.now() + TimeDelta::from_std(length).unwrap_or(TimeDelta::seconds(30));
+        let asked = Instant::now();
+        let extended = async { work::extend(&mut *ctx.conn().await?, lease, until).await };
+        match tokio::time::timeout_at(safe_until, extended).await {
+            Ok(Ok(true)) => safe_until = asked + length,
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "a lease could not be extended; trying again"),
+            Err(_elapsed) => return,
+        }
+        // A worker stops before its lease does.
+        if Instant::now() + length / 6 >= safe_until {
+            return;
+        }
+    }
+}
+
+async fn settle(ctx: &Context, lease: &Lease, outcome: Result<Outcome, Trouble>) -> Result<()> {
+    let now = ctx.clock.now();
+    let (settled, news) = match outcome {
+        Ok(Outcome::Gone) | Err(Trouble::LeaseLost) => return Ok(()),
+        Ok(Outcome::Again) => (Settled { next: Some(now), reason: None, failure: None }, None),
+        Ok(Outcome::Settled { next, reason }) => {
+            (Settled { next: next.map(|pause| now + pause), reason, failure: None }, None)
+        }
+        Err(trouble) => failed(ctx, lease, &trouble, now),
+    };
+    let mut tx = ctx.db.begin().await?;
+    if work::settle(&mut tx, lease, &settled, now).await? {
+        if let Some((kind, detail)) = news {
+            let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
+            let subject =
+                Subject { kind: noun(lease.kind), id: lease.item, name: String::new(), tenant };
+            ctx.event(&mut tx, kind, subject, EventOutcome::Failed, detail).await?;
+        }
+        tx.commit().await?;
+        ctx.changes.changed(lease.item);
+    }
+    Ok(())
+}
+
+type News = (&'static str, serde_json::Value);
+
+/// The account after one more failure, and the event where there is news: the first failure, and the stall.
+fn failed(ctx: &Context, lease: &Lease, trouble: &Trouble, now: Time) -> (Settled, Option<News>) {
+    let attempts = lease.attempts + 1;
+    let failing_since = lease.failing_since.unwrap_or(now);
+    let config = &ctx.config;
+    let spent = attempts >= i64::from(config.stall_after_failures)
+        || (now - failing_since).to_std().is_ok_and(|spent| spent >= config.stall_after);
+    let stalled_at = lease.stalled_at.or(spent.then_some(now));
+    let pause = backoff(config.backoff_min, config.backoff_max, attempts, rand::random::<f64>());
+    let lasting = matches!(trouble, Trouble::Host(fault) if matches!(fault.kind, FaultKind::Permanent | FaultKind::Conflict));
+    let pause = if lasting { pause.max(PERMANENT_PAUSE) } else { pause };
+    let error = match trouble {
+        Trouble::Host(fault) => fault.message.clone(),
+        // What the database said is for the log; people are told whose fault it is.
+        Trouble::Store(error) => {
+            tracing::error!(kind = ?lease.kind, item = %lease.item, error = format!("{error:#}"), "reconcile failed in the database");
+            "the database could not be read or written".to_owned()
+        }
+        Trouble::LeaseLost => trouble.to_string(),
+    };
+    tracing::info!(kind = ?lease.kind, item = %lease.item, attempts, stalled = stalled_at.is_some(), %error, "attempt failed");
+    let kind = match (lease.stalled_at, stalled_at) {
+        (None, Some(_)) => Some("reconcile.stalled"),
+        _ if attempts == 1 => Some("reconcile.failed"),
+        _ => None,
+    };
+    let detail = serde_json::json!({ "error": error, "kind": trouble.kind(), "attempts": attempts, "next_attempt_at": now + pause });
+    let failure = Failure {
+        error,
+        kind: trouble.kind().into(),
+        at: now,
+        attempts,
+        failing_since,
+        stalled_at,
+    };
+    (
+        Settled { next: Some(now + pause), reason: None, failure: Some(failure) },
+        kind.map(|kind| (kind, detail)),
+    )
+}
+
+/// Exponential backoff with jitter: `min * 2^(attempts-1)` up to `max`, times 0.5 to 1.
+fn backoff(min: Duration, max: Duration, attempts: i64, chance: f64) -> TimeDelta {
+    let doublings = u32::try_from(attempts - 1).unwrap_or(0).min(16);
+    let pause = min.saturating_mul(1 << doublings).min(max);
+    TimeDelta::from_std(pause.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0))
+        .unwrap_or(TimeDelta::seconds(60))
+}
+
+fn noun(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Instance => "instance",
+        Kind::Host => "host",
+        Kind::HostImage => "host_image",
+        Kind::Network => "network",
+        Kind::Image => "image",
+        Kind::Fence => "fence",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_up_to_its_bound_and_never_vanishes() {
+        let (min, max) = (Duration::from_millis(200), Duration::from_secs(60));
+        assert_eq!(backoff(min, max, 1, 1.0), TimeDelta::milliseconds(200));
+        assert_eq!(backoff(min, max, 3, 1.0), TimeDelta::milliseconds(800));
+        assert_eq!(backoff(min, max, 1000, 1.0), TimeDelta::seconds(60));
+        assert_eq!(backoff(min, max, 1000, 0.0), TimeDelta::seconds(30));
+    }
+}

@@ -1,0 +1,281 @@
+//! The sweeper: what bears our stamp and has no owner is removed, late and little by little; what is not ours is reported.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use super::{Context, Run};
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::event::{Outcome as EventOutcome, Subject};
+use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
+use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
+use crate::store::hosts::Reached;
+use crate::store::orphans::{Found, Orphan};
+use crate::store::{self};
+
+/// Most things not ours that are reported of one host: it may be busy with much that is none of our business.
+const DRIFT_MAX: usize = 100;
+/// An orphan must have been found by so many sweeps.
+const SIGHTINGS: i64 = 2;
+
+/// Sweeps every host now and then, until `shutdown`.
+pub async fn run(Run { ctx, beats, shutdown }: Run) {
+    let pause = ctx.config.sweep;
+    let beat = beats.register("sweep", pause * 2 + Duration::from_secs(600), ctx.clock.now());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if let Err(error) = sweep_all(&ctx).await {
+            tracing::warn!(%error, "hosts could not be swept; trying again");
+        }
+        beat.alive(ctx.clock.now());
+    }
+}
+
+async fn sweep_all(ctx: &Context) -> Result<()> {
+    for host in store::hosts::all_reached(&mut *ctx.conn().await?).await? {
+        if host.health == "up" && host.removed_at.is_none() {
+            sweep(ctx, &host).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything that a host has.
+struct Inventory {
+    domains: Vec<DomainSeen>,
+    volumes: Vec<VolumeSeen>,
+    networks: Vec<NetworkSeen>,
+    consoles: Vec<IncarnationId>,
+}
+
+fn look(host: &dyn Hypervisor) -> std::result::Result<Inventory, Fault> {
+    Ok(Inventory {
+        domains: host.domains()?,
+        volumes: host.volumes()?,
+        networks: host.networks()?,
+        consoles: host.consoles()?,
+    })
+}
+
+/// One host, once.
+pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
+    let mut tx = ctx.db.begin().await?;
+    if !store::orphans::try_lock(&mut tx, host.id).await? {
+        return Ok(());
+    }
+    // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
+    let inventory = match ctx.host(host.id, "list what the host has", look).await {
+        Ok(inventory) => inventory,
+        Err(fault) => {
+            tracing::debug!(host = %host.id, %fault, "a host could not be swept");
+            return Ok(());
+        }
+    };
+    let owners = Owners::read(ctx, host.id).await?;
+    let found = owners.orphans(ctx, &inventory);
+    let now = ctx.clock.now();
+    store::orphans::note(&mut tx, host.id, &found, now).await?;
+    let known = store::orphans::on_host(&mut tx, host.id).await?;
+    tx.commit().await?;
+    let grace = TimeDelta::from_std(ctx.config.sweep_grace).unwrap_or(TimeDelta::minutes(5));
+    for orphan in due(&known, &inventory, ctx.config.sweep_share_percent, grace, now) {
+        remove(ctx, host, orphan).await?;
+    }
+    Ok(())
+}
+
+/// Who may own something on the host.
+struct Owners {
+    incarnations: HashSet<(IncarnationId, InstanceId)>,
+    ids: HashSet<IncarnationId>,
+    bases: HashSet<String>,
+    networks: HashSet<NetworkId>,
+}
+
+impl Owners {
+    async fn read(ctx: &Context, host: HostId) -> Result<Self> {
+        let mut conn = ctx.conn().await?;
+        let incarnations: HashSet<_> =
+            store::incarnations::on_host(&mut conn, host).await?.into_iter().collect();
+        let bases = store::host_images::on_host(&mut conn, host)
+            .await?
+            .iter()
+            .map(store::host_images::HostImage::volume)
+            .collect();
+        let networks = store::host_networks::on_host(&mut conn, host).await?.into_iter().collect();
+        let ids = incarnations.iter().map(|(id, _)| *id).collect();
+        Ok(Self { incarnations, ids, bases, networks })
+    }
+
+    fn orphans(&self, ctx: &Context, inventory: &Inventory) -> Vec<Found> {
+        let mut found = Vec::new();
+        for domain in &inventory.domains {
+            let ours = domain.stamp.filter(|stamp| stamp.cloud == ctx.cloud);
+            if !ours
+                .is_some_and(|stamp| self.incarnations.contains(&(stamp.incarnation, domain.id)))
+            {
+                found.push(Found {
+                    kind: "domain",
+                    name: domain.id.to_string(),
+                    ours: ours.is_some(),
+                });
+            }
+        }
+        for volume in &inventory.volumes {
+            let owned = match owner(&volume.name) {
+                Some(Owner::Incarnation(id)) => self.ids.contains(&id),
+                Some(Owner::Base) => self.bases.contains(&volume.name),
+                None => false,
+            };
+            if !owned {
+                found.push(Found {
+                    kind: "volume",
+                    name: volume.name.clone(),
+                    ours: owner(&volume.name).is_some(),
+                });
+            }
+        }
+        // Networks of others are the host's business: they are not even drift.
+        for id in inventory
+            .networks
+            .iter()
+            .filter_map(|network| network.ours)
+            .filter(|id| !self.networks.contains(id))
+        {
+            found.push(Found { kind: "network", name: id.to_string(), ours: true });
+        }
+        for id in inventory.consoles.iter().filter(|id| !self.ids.contains(id)) {
+            found.push(Found { kind: "console", name: id.to_string(), ours: true });
+        }
+        let (mut ours, mut drift): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.ours);
+        drift.truncate(DRIFT_MAX);
+        ours.append(&mut drift);
+        ours
+    }
+}
+
+enum Owner {
+    Incarnation(IncarnationId),
+    Base,
+}
+
+/// Who owns a volume of this name in our pool; `None`: the name is none of ours.
+fn owner(name: &str) -> Option<Owner> {
+    let incarnation =
+        |prefix, suffix| name.strip_prefix(prefix).and_then(|rest: &str| rest.strip_suffix(suffix));
+    if let Some(id) = incarnation("disk-", ".qcow2").or_else(|| incarnation("seed-", ".iso")) {
+        return id.parse().ok().map(Owner::Incarnation);
+    }
+    let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
+    (sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit())).then_some(Owner::Base)
+}
+
+/// Which orphans go now: ours, seen often and long enough, and no more than a share of what the host has of their kind.
+fn due<'a>(
+    known: &'a [Orphan],
+    inventory: &Inventory,
+    share_percent: u32,
+    grace: TimeDelta,
+    now: Time,
+) -> Vec<&'a Orphan> {
+    let all = |kind: &str| match kind {
+        "domain" => inventory.domains.len(),
+        "volume" => inventory.volumes.len(),
+        "network" => inventory.networks.len(),
+        _ => inventory.consoles.len(),
+    };
+    let ripe = |orphan: &&Orphan| {
+        orphan.ours && orphan.sightings >= SIGHTINGS && now - orphan.first_seen_at >= grace
+    };
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut due = Vec::new();
+    for orphan in known.iter().filter(ripe) {
+        let most = (all(&orphan.kind) * share_percent as usize / 100).max(1);
+        let taken = taken.entry(orphan.kind.as_str()).or_default();
+        if *taken < most {
+            *taken += 1;
+            due.push(orphan);
+        }
+    }
+    due
+}
+
+async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
+    let (kind, name) = (orphan.kind.clone(), orphan.name.clone());
+    let removed = ctx
+        .host(host.id, "remove an orphan", move |host| match kind.as_str() {
+            "domain" => name.parse().map_or(Ok(()), |id| host.power_off(id)),
+            "volume" => host.delete_volume(&name),
+            "network" => name.parse().map_or(Ok(()), |id| host.delete_network(id)),
+            _ => name.parse().map_or(Ok(()), |id| host.delete_console(id)),
+        })
+        .await;
+    let (outcome, error) = match removed {
+        Ok(()) => (EventOutcome::Done, None),
+        Err(fault) => (EventOutcome::Failed, Some(fault.message)),
+    };
+    tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
+    let mut tx = ctx.db.begin().await?;
+    let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
+    let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });
+    ctx.event(&mut tx, "host.sweep", subject, outcome, detail).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orphan(name: &str, ours: bool, sightings: i64, since: Time) -> Orphan {
+        Orphan {
+            kind: "volume".into(),
+            name: name.into(),
+            ours,
+            first_seen_at: since,
+            last_seen_at: since,
+            sightings,
+        }
+    }
+
+    #[test]
+    fn only_what_is_ours_ripe_and_within_the_share_goes() {
+        let start = Time::default();
+        let now = start + TimeDelta::minutes(10);
+        let volumes =
+            (0..20).map(|i| VolumeSeen { name: i.to_string(), capacity_bytes: 1 }).collect();
+        let inventory = Inventory { domains: vec![], volumes, networks: vec![], consoles: vec![] };
+        let known = [
+            orphan("foreign", false, 9, start),
+            orphan("young", true, 9, now),
+            orphan("seen once", true, 1, start),
+            orphan("a", true, 2, start),
+            orphan("b", true, 2, start),
+            orphan("c", true, 2, start),
+        ];
+        let names: Vec<_> = due(&known, &inventory, 10, TimeDelta::minutes(5), now)
+            .iter()
+            .map(|o| o.name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn only_names_that_we_give_are_ours() {
+        let id = uuid::Uuid::now_v7();
+        assert!(
+            matches!(owner(&format!("disk-{id}.qcow2")), Some(Owner::Incarnation(i)) if i.0 == id)
+        );
+        assert!(matches!(owner(&format!("base-{}.raw", "a".repeat(64))), Some(Owner::Base)));
+        for foreign in ["disk-x.qcow2", "notes.txt", "base-1.raw", &format!("disk-{id}.raw")] {
+            assert!(owner(foreign).is_none(), "{foreign}");
+        }
+    }
+}

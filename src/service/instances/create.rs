@@ -1,0 +1,366 @@
+//! Creating an instance: everything that it names is found and bounded, the quota is counted, and the wish is recorded with
+//! its ports and addresses in one transaction.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{App, Caller, default_grace, reread};
+use crate::domain::error::{Error, Result};
+use crate::domain::event::Subject;
+use crate::domain::flavor::Flavor;
+use crate::domain::id::{InstanceId, PortId, TenantId};
+use crate::domain::image::Image;
+use crate::domain::instance::{Instance, NewInstance, NewInterface, Wanted};
+use crate::domain::text::{Name, check_labels};
+use crate::placement::{self, Explanation, Policy, Request, Resources, RoundRobin};
+use crate::service::authorize::authorize;
+use crate::service::{Begin, Write, quota};
+use crate::store::instances::Insert;
+use crate::store::work::Kind;
+use crate::store::{self};
+
+/// Longest user data, in bytes.
+const USER_DATA_MAX: usize = 64 * 1024;
+const INTERFACES_MAX: usize = 16;
+const KEYPAIRS_MAX: usize = 32;
+
+/// What a dry run answers: the instance as it would be, and placement's account.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// Whether a host has room for it now.
+    pub fits: bool,
+    pub instance: Instance,
+    /// Need and have, by class of hosts; host names are shown to admins only.
+    pub placement: Explanation,
+}
+
+/// Records the wish for a new instance.
+pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
+    authorize(caller, "create_instance")?;
+    let checked = check(new)?;
+    let mut write = match app.begin(caller, "create_instance", new).await? {
+        Begin::Replay(instance) => return Ok(instance),
+        Begin::Fresh(write) => write,
+    };
+    let (instance, _) = insert(app, caller, &mut write, new, &checked).await?;
+    write.commit(&instance).await?;
+    Ok(instance)
+}
+
+/// Does all that `create` does, asks placement, and takes everything back.
+pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan> {
+    authorize(caller, "create_instance")?;
+    let checked = check(new)?;
+    // A dry run uses up no idempotency key.
+    let caller = Caller { idempotency_key: None, ..caller.clone() };
+    let mut write = match app.begin::<Plan>(&caller, "create_instance", new).await? {
+        Begin::Replay(plan) => return Ok(plan),
+        Begin::Fresh(write) => write,
+    };
+    let (instance, flavor) = insert(app, &caller, &mut write, new, &checked).await?;
+    let candidates = store::hosts::candidates(write.conn()).await?;
+    let index = placement::index(&candidates)?;
+    let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
+    let policy = app.config.placement_policy.parse().unwrap_or(Policy::BestFit);
+    let request =
+        Request { required: flavor.traits.iter().cloned().collect(), ..Request::new(need, policy) };
+    let explanation = index.explain(&request, &RoundRobin::default());
+    let placement = if caller.admin { explanation } else { explanation.redacted() };
+    // Dropping the write takes everything back.
+    Ok(Plan { fits: placement.chosen.is_some(), instance, placement })
+}
+
+/// What needs no database.
+struct Checked {
+    name: Name,
+    wanted: Wanted,
+}
+
+fn check(new: &NewInstance) -> Result<Checked> {
+    let mut faults = Vec::new();
+    let mut gather = |outcome: Result<()>| match outcome {
+        Err(Error::Invalid(more)) => {
+            faults.extend(more);
+            Ok(())
+        }
+        other => other,
+    };
+    let name = Name::parse("/name", &new.name);
+    if let Err(Error::Invalid(more)) = &name {
+        gather(Err(Error::Invalid(more.clone())))?;
+    }
+    gather(check_labels("/labels", &new.labels))?;
+    gather(reference("/image", &new.image))?;
+    gather(reference("/flavor", &new.flavor))?;
+    gather(user_data(new.user_data.as_deref()))?;
+    if new.keypairs.len() > KEYPAIRS_MAX {
+        gather(Err(Error::field("/keypairs", format!("may name up to {KEYPAIRS_MAX} keypairs"))))?;
+    }
+    for (i, keypair) in new.keypairs.iter().enumerate() {
+        gather(reference(&format!("/keypairs/{i}"), keypair))?;
+    }
+    gather(interfaces(new.networks.as_deref().unwrap_or_default()))?;
+    let wanted = match new.wanted {
+        None | Some(Wanted::Running) => Wanted::Running,
+        Some(Wanted::Stopped) => Wanted::Stopped,
+        Some(Wanted::Paused | Wanted::Deleted) => {
+            gather(Err(Error::field(
+                "/wanted",
+                "a new instance may be wanted running or stopped",
+            )))?;
+            Wanted::Running
+        }
+    };
+    if faults.is_empty() {
+        Ok(Checked { name: name?, wanted })
+    } else {
+        Err(Error::Invalid(faults))
+    }
+}
+
+/// An id or a name of something else: both are names in form.
+fn reference(pointer: &str, text: &str) -> Result<()> {
+    Name::parse(pointer, text).map(|_| ())
+}
+
+fn user_data(data: Option<&str>) -> Result<()> {
+    let Some(data) = data else { return Ok(()) };
+    if data.len() > USER_DATA_MAX {
+        let detail = format!(
+            "may have up to {USER_DATA_MAX} bytes, has {}: let it fetch the rest",
+            data.len()
+        );
+        return Err(Error::field("/user_data", detail));
+    }
+    if data.contains('\0') {
+        return Err(Error::field("/user_data", "must not hold a NUL byte"));
+    }
+    Ok(())
+}
+
+fn interfaces(all: &[NewInterface]) -> Result<()> {
+    if all.len() > INTERFACES_MAX {
+        return Err(Error::field(
+            "/networks",
+            format!("may hold up to {INTERFACES_MAX} interfaces, holds {}", all.len()),
+        ));
+    }
+    let mut ports = BTreeSet::new();
+    for (i, interface) in all.iter().enumerate() {
+        let at = format!("/networks/{i}");
+        match (&interface.network, interface.port_id, interface.address) {
+            (Some(network), None, _) => reference(&format!("{at}/network"), network)?,
+            (None, Some(port), None) if ports.insert(port) => {}
+            (None, Some(_), None) => {
+                return Err(Error::field(
+                    format!("{at}/port_id"),
+                    "is named twice: a port is one interface",
+                ));
+            }
+            (None, Some(_), Some(_)) => {
+                return Err(Error::field(
+                    format!("{at}/address"),
+                    "goes with `network`: a port has its address already",
+                ));
+            }
+            (Some(_), Some(_), _) | (None, None, _) => {
+                return Err(Error::field(at, "must name either `network` or `port_id`"));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn insert(
+    app: &App,
+    caller: &Caller,
+    write: &mut Write,
+    new: &NewInstance,
+    checked: &Checked,
+) -> Result<(Instance, Flavor)> {
+    let tenant = caller.tenant()?;
+    let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
+    let flavor = flavor.ok_or_else(|| absent("/flavor", "flavor", &new.flavor))?;
+    let adding = quota::Adding {
+        instances: 1,
+        vcpus: flavor.vcpus.into(),
+        memory_mib: flavor.memory_mib,
+        disk_gib: flavor.disk_gib,
+        ..quota::Adding::default()
+    };
+    quota::check(write, tenant, adding).await?;
+    let image = image(write, tenant, new, &flavor).await?;
+    let ssh_keys = keys(write, tenant, &new.keypairs).await?;
+    let id = InstanceId(Uuid::now_v7());
+    let now = write.now;
+    let row = Insert {
+        id,
+        tenant,
+        name: checked.name.clone(),
+        labels: new.labels.clone(),
+        image: image.id,
+        flavor: flavor.id,
+        flavor_name: flavor.name.to_string(),
+        vcpus: flavor.vcpus,
+        memory_mib: flavor.memory_mib,
+        disk_gib: flavor.disk_gib,
+        traits: flavor.traits.clone(),
+        user_data: new.user_data.clone(),
+        ssh_keys,
+        wanted: checked.wanted,
+        stop_grace_s: default_grace(app),
+        created_by: caller.user,
+        request_id: caller.request_id.clone(),
+    };
+    store::instances::insert(write.conn(), &row, now).await?;
+    connect(app, write, tenant, id, new.networks.as_deref()).await?;
+    write.touch(Kind::Instance, id.0).await?;
+    let subject = Subject {
+        kind: "instance",
+        id: id.0,
+        name: checked.name.to_string(),
+        tenant: Some(tenant),
+    };
+    let detail = json!({ "image_id": image.id, "flavor": flavor.name, "wanted": checked.wanted });
+    write.accepted("instance.create", subject, detail).await?;
+    Ok((reread(write, caller, id).await?, flavor))
+}
+
+fn absent(pointer: &str, kind: &str, named: &str) -> Error {
+    Error::field(
+        pointer,
+        format!("there is no {kind} {named:?} in this tenant: see GET /v1/{kind}s"),
+    )
+}
+
+async fn image(
+    write: &mut Write,
+    tenant: TenantId,
+    new: &NewInstance,
+    flavor: &Flavor,
+) -> Result<Image> {
+    let found = store::images::find(write.conn(), tenant, &new.image).await?;
+    let image = match found.as_slice() {
+        [] => return Err(absent("/image", "image", &new.image)),
+        [one] => one.clone(),
+        [_, _, ..] => {
+            return Err(Error::field(
+                "/image",
+                "several images have this name: give the id of one",
+            ));
+        }
+    };
+    // Locked against a delete that runs meanwhile.
+    let blob = store::images::blob_for_instance(write.conn(), image.id).await?;
+    let Some(blob) = blob else {
+        return Err(Error::field(
+            "/image",
+            "the image has no data yet: PUT it to /v1/images/{id}/data first",
+        ));
+    };
+    let gib = (blob.virtual_bytes + (1 << 30) - 1) >> 30;
+    if gib > flavor.disk_gib {
+        let detail = format!(
+            "the image's disk has {gib} GiB and the flavor's only {}: choose a flavor with a larger disk",
+            flavor.disk_gib
+        );
+        return Err(Error::field("/flavor", detail));
+    }
+    Ok(image)
+}
+
+async fn keys(write: &mut Write, tenant: TenantId, named: &[String]) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    let found = store::keypairs::find(write.conn(), tenant, named).await?;
+    for (i, (name, keypair)) in named.iter().zip(found).enumerate() {
+        let keypair = keypair.ok_or_else(|| absent(&format!("/keypairs/{i}"), "keypair", name))?;
+        if !keys.contains(&keypair.public_key) {
+            keys.push(keypair.public_key);
+        }
+    }
+    Ok(keys)
+}
+
+/// Makes or attaches the ports.
+async fn connect(
+    app: &App,
+    write: &mut Write,
+    tenant: TenantId,
+    id: InstanceId,
+    named: Option<&[NewInterface]>,
+) -> Result<()> {
+    let mut networks = Vec::new();
+    match named {
+        // Nobody said: the only network, if it is the only one.
+        None => match store::networks::ids(write.conn(), tenant, 2).await?.as_slice() {
+            [] => {}
+            [only] => networks.push((0, *only, None)),
+            [_, _, ..] => {
+                let detail =
+                    "the tenant has several networks: name those to connect, or [] for none";
+                return Err(Error::field("/networks", detail));
+            }
+        },
+        Some(named) => {
+            for (i, interface) in named.iter().enumerate() {
+                if let Some(name) = &interface.network {
+                    let network = store::networks::find(write.conn(), tenant, name).await?;
+                    let at = format!("/networks/{i}/network");
+                    let network = network.ok_or_else(|| absent(&at, "network", name))?;
+                    networks.push((i, network.id, interface.address));
+                }
+            }
+        }
+    }
+    let ids: Vec<_> = networks.iter().map(|(_, network, _)| *network).collect();
+    store::networks::lock(write.conn(), Some(tenant), &ids).await?;
+    let now = write.now;
+    for (i, network, address) in networks {
+        let made = store::ports::create_owned(
+            write.conn(),
+            tenant,
+            network,
+            id,
+            position(i),
+            address,
+            now,
+            app.quarantine(),
+        );
+        made.await.map_err(|error| placed_at(&format!("/networks/{i}"), error))?;
+    }
+    for (i, interface) in named.unwrap_or_default().iter().enumerate() {
+        if let Some(port) = interface.port_id {
+            let attached =
+                store::ports::attach(write.conn(), tenant, PortId(port), id, position(i));
+            attached.await.map_err(|error| placed_at(&format!("/networks/{i}/port_id"), error))?;
+        }
+    }
+    Ok(())
+}
+
+fn position(i: usize) -> i32 {
+    i32::try_from(i).unwrap_or(i32::MAX)
+}
+
+/// A fault of one interface names its place in the body.
+fn placed_at(pointer: &str, error: Error) -> Error {
+    match error {
+        Error::NotFound { kind, id } => {
+            Error::field(pointer, format!("there is no {kind} {id} in this tenant"))
+        }
+        Error::Invalid(fields) => Error::Invalid(
+            fields
+                .into_iter()
+                .map(|field| crate::domain::error::FieldError {
+                    pointer: format!("{pointer}{}", field.pointer),
+                    ..field
+                })
+                .collect(),
+        ),
+        other => other,
+    }
+}

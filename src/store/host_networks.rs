@@ -1,0 +1,121 @@
+//! Networks on hosts: where they were made, and whose DHCP entries they carry there.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sqlx::PgConnection;
+
+use crate::domain::error::Result;
+use crate::domain::id::{HostId, NetworkId};
+
+/// What a host needs to know of a network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub cidr: IpNet,
+    pub gateway: IpAddr,
+    pub dns: Vec<IpAddr>,
+}
+
+/// A port that needs the network on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub mac: String,
+    pub address: IpAddr,
+    /// The instance's name; not yet a hostname.
+    pub name: crate::domain::text::Name,
+    pub instance: crate::domain::id::InstanceId,
+}
+
+/// Serialises what is done to this network on this host, until the transaction ends.
+pub async fn lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))")
+        .bind(host)
+        .bind(network)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub async fn plan(conn: &mut PgConnection, network: NetworkId) -> Result<Option<Plan>> {
+    let row: Option<(IpNet, IpNet, Vec<IpNet>)> = sqlx::query_as(
+        "select cidr, gateway, dns from networks where id = $1 and deleted_at is null",
+    )
+    .bind(network)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|(cidr, gateway, dns)| Plan {
+        cidr,
+        gateway: gateway.addr(),
+        dns: dns.iter().map(IpNet::addr).collect(),
+    }))
+}
+
+/// Ports on the network whose instance is on the host and is to stay.
+pub async fn entries(
+    conn: &mut PgConnection,
+    host: HostId,
+    network: NetworkId,
+) -> Result<Vec<Entry>> {
+    let rows: Vec<(String, IpNet, crate::domain::text::Name, crate::domain::id::InstanceId)> =
+        sqlx::query_as(
+            "select p.mac, a.address, i.name, i.id
+         from ports p
+         join addresses a on a.port_id = p.id
+         join instances i on i.id = p.instance_id and i.wanted <> 'deleted'
+         join incarnations c on c.instance_id = i.id and c.fenced_at is null and c.host_id = $1
+         where p.network_id = $2
+         order by p.mac",
+        )
+        .bind(host)
+        .bind(network)
+        .fetch_all(conn)
+        .await?;
+    let entry = |(mac, address, name, instance): (String, IpNet, _, _)| Entry {
+        mac,
+        address: address.addr(),
+        name,
+        instance,
+    };
+    Ok(rows.into_iter().map(entry).collect())
+}
+
+/// Notes that the network is, or is about to be, on the host.
+pub async fn note(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
+    sqlx::query(
+        "insert into host_networks (host_id, network_id) values ($1, $2) on conflict do nothing",
+    )
+    .bind(host)
+    .bind(network)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn unnote(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
+    sqlx::query("delete from host_networks where host_id = $1 and network_id = $2")
+        .bind(host)
+        .bind(network)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<NetworkId>> {
+    let ids = sqlx::query_scalar(
+        "select network_id from host_networks where host_id = $1 order by network_id",
+    )
+    .bind(host)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
+
+pub async fn hosts_of(conn: &mut PgConnection, network: NetworkId) -> Result<Vec<HostId>> {
+    let ids = sqlx::query_scalar(
+        "select host_id from host_networks where network_id = $1 order by host_id",
+    )
+    .bind(network)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids)
+}
