@@ -222,6 +222,11 @@ impl Ask {
         Self { request: self.request.body(body), ..self }
     }
 
+    /// The answer while it still comes, for streams.
+    pub async fn open(self) -> reqwest::Response {
+        self.request.send().await.expect("an answer")
+    }
+
     pub async fn send(self) -> Answer {
         let response = self.request.send().await.expect("an answer");
         let status = response.status().as_u16();

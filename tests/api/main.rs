@@ -1,9 +1,13 @@
 //! The API, spoken to over HTTP: a real server on a free port, a real PostgreSQL, a module a noun.
 
 mod harness;
+mod sse;
 
 mod auth;
+mod documents;
+mod events;
 mod flavors;
+mod health;
 mod images;
 mod keypairs;
 mod networks;
