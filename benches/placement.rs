@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench placement [-- HOSTS...]`: medians of one run, and the memory of the index a host.
 
+#![expect(unsafe_code, reason = "an allocator that counts cannot be written without")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::hint::black_box;

@@ -364,6 +364,25 @@ fn round_robin_goes_around_and_skips_the_full() {
 }
 
 #[test]
+fn among_hosts_that_differ_in_constraints_only_the_smallest_id_goes_first() {
+    let limit = Resources::new(8, 8192, 100);
+    let hosts = [7, 2, 9, 4, 1, 8, 3, 6, 5].map(|n| {
+        let mut host = plain(n, limit, Resources::ZERO);
+        host.traits = BTreeSet::from([TRAITS[(n * 7 % 3) as usize].to_owned()]);
+        host.zone = Some(format!("zone-{}", n % 2));
+        host
+    });
+    for policy in [Policy::BestFit, Policy::BestFitSum, Policy::Spread] {
+        let mut index = index(hosts.clone());
+        // Each takes a whole host, so that the next goes to the next id.
+        let request = Request::new(limit, policy);
+        let order: Vec<_> =
+            (0..9).map(|_| index.claim(&request, &mut RoundRobin::default()).unwrap()).collect();
+        assert_eq!(order, (1..=9).map(id).collect::<Vec<_>>(), "{policy}");
+    }
+}
+
+#[test]
 fn deltas_that_cannot_be_true_are_refused_and_change_nothing() {
     let limit = Resources::new(4, 4, 4);
     let mut index = index([plain(1, limit, Resources::new(1, 1, 1))]);
