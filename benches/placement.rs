@@ -77,6 +77,8 @@ impl Flat {
 
     /// The smallest maximum normalised residual over every host, in u16 lanes: residuals over limits of 64, 1024
     /// and 2000 are brought to 32ths of a thousandth by a multiplication that fits 16 bits.
+    #[expect(clippy::many_single_char_names, reason = "one a resource, free and left")]
+    #[expect(clippy::needless_bitwise_bool, reason = "lanes cannot be lazy")]
     fn scan(&self, need: [u16; 3]) -> u16 {
         let [v, m, d] = &self.free;
         let mut best = u16::MAX;

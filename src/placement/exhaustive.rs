@@ -1,5 +1,8 @@
 //! A million random decisions of the index against an exhaustive search over plain structs.
 
+#![expect(clippy::cast_possible_truncation, reason = "every amount is far below the limits")]
+#![expect(clippy::cast_lossless, reason = "the formulas read better")]
+
 use std::collections::BTreeSet;
 
 use rand::rngs::StdRng;

@@ -74,7 +74,9 @@ impl Index {
         hosts.sort_by_key(|host| host.id);
         let mut index = Self::default();
         index.slots.reserve_exact(hosts.len());
-        hosts.into_iter().for_each(|host| index.upsert(host));
+        for host in hosts {
+            index.upsert(host);
+        }
         index.members.shrink();
         index.names.shrink();
         index.classes.shrink_to_fit();
@@ -107,7 +109,7 @@ impl Index {
         let set = self.shapes.set(Constraints { state, zone, traits });
         self.attach(slot, set, limit, used);
         // Values that no host has any more are never taken out one by one.
-        if self.shapes.shapes.len() > 2 * self.slots.len() + 1024 {
+        if self.shapes.all.len() > 2 * self.slots.len() + 1024 {
             *self = Self::from_hosts(self.hosts());
         }
     }
@@ -234,7 +236,7 @@ impl Index {
 
     fn join(&mut self, slot: u32, shape: u32, free: Point) {
         let row = ClassRow { free, shape, root: NONE, hosts: 0 };
-        let (group, shapes) = (self.shapes.group(shape), &self.shapes.shapes);
+        let (group, shapes) = (self.shapes.group(shape), &self.shapes.all);
         let tree = &mut self.shapes.groups[group].tree;
         let (classes, spare) = (&self.classes, &mut self.spare);
         let class = self.forest.find_or_insert(
@@ -267,7 +269,7 @@ impl Index {
         row.root = self.members.remove(row.root, slot);
         if row.hosts == 0 {
             let group = self.shapes.group(row.shape);
-            let (tree, shapes) = (&mut self.shapes.groups[group].tree, &self.shapes.shapes);
+            let (tree, shapes) = (&mut self.shapes.groups[group].tree, &self.shapes.all);
             let classes = &self.classes;
             self.forest.remove(tree, class, |class| classes[class as usize].place(shapes));
             self.spare.push(class);

@@ -135,7 +135,9 @@ impl<'a> Search<'a> {
         match &node.body {
             Body::Inner { kids: [few, much], .. } => {
                 let order = if self.policy == Policy::Spread { [much, few] } else { [few, much] };
-                order.into_iter().for_each(|kid| self.visit(*kid));
+                for kid in order {
+                    self.visit(*kid);
+                }
             }
             Body::Leaf(classes) => classes.iter().for_each(|class| self.weigh(*class)),
         }

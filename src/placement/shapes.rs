@@ -33,7 +33,8 @@ pub(super) struct Group {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shapes {
     pub(super) sets: Vec<Constraints>,
-    pub(super) shapes: Vec<(Shape, u32)>,
+    /// Each with its group.
+    pub(super) all: Vec<(Shape, u32)>,
     pub(super) groups: Vec<Group>,
     set_numbers: HashMap<Constraints, u32>,
     shape_numbers: HashMap<Shape, u32>,
@@ -65,18 +66,18 @@ impl Shapes {
         let bounds = &mut self.groups[group as usize];
         bounds.most = std::array::from_fn(|r| bounds.most[r].max(limit[r]));
         bounds.least = std::array::from_fn(|r| bounds.least[r].min(limit[r]));
-        let number = number(self.shapes.len());
-        self.shapes.push((shape, group));
+        let number = number(self.all.len());
+        self.all.push((shape, group));
         self.shape_numbers.insert(shape, number);
         number
     }
 
     pub(super) fn get(&self, shape: u32) -> &Shape {
-        &self.shapes[shape as usize].0
+        &self.all[shape as usize].0
     }
 
     pub(super) fn group(&self, shape: u32) -> usize {
-        self.shapes[shape as usize].1 as usize
+        self.all[shape as usize].1 as usize
     }
 
     /// The sets that the request may use.

@@ -81,7 +81,7 @@ impl Root {
     }
 
     /// The first interleaved bit in which two points differ; none if they are equal.
-    fn differ(&self, a: Point, b: Point) -> Option<u8> {
+    fn differ(self, a: Point, b: Point) -> Option<u8> {
         let levels = (0..3).filter(|r| a[*r] != b[*r]).map(|r| {
             #[expect(clippy::cast_possible_truncation, reason = "at most 95")]
             let level = (((a[r] ^ b[r]) << self.shift[r]).leading_zeros() * 3) as u8 + r as u8;
@@ -91,7 +91,7 @@ impl Root {
     }
 
     /// The bit of an amount that an interleaved one is.
-    fn bit(&self, level: u8) -> Bit {
+    fn bit(self, level: u8) -> Bit {
         let amount = level % 3;
         Bit { amount, bit: 31 - level / 3 - self.shift[usize::from(amount)] }
     }
@@ -101,7 +101,9 @@ impl Node {
     fn leaf(items: Vec<u32>, place_of: impl Fn(u32) -> Place) -> Self {
         let body = Body::Leaf(Vec::new());
         let mut node = Self { low: [u32::MAX; 3], high: [0; 3], marks: 0, body };
-        items.iter().for_each(|item| node.cover(place_of(*item)));
+        for item in &items {
+            node.cover(place_of(*item));
+        }
         node.body = Body::Leaf(items);
         node
     }
@@ -163,7 +165,7 @@ impl Forest {
         if let Body::Leaf(items) = &mut node.body {
             items.push(item);
             if items.len() > LEAF {
-                self.split(root, at, |of| if of == item { place } else { place_of(of) });
+                self.split(*root, at, |of| if of == item { place } else { place_of(of) });
             }
         }
         item
@@ -272,7 +274,7 @@ impl Forest {
         }
     }
 
-    fn split(&mut self, root: &Root, leaf: u32, place_of: impl Fn(u32) -> Place) {
+    fn split(&mut self, root: Root, leaf: u32, place_of: impl Fn(u32) -> Place) {
         let node = &self.nodes[leaf as usize];
         let Some(level) = root.differ(node.low, node.high) else { return };
         let (items, bit) = (self.take_items(leaf), root.bit(level));
