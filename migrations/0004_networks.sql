@@ -71,4 +71,4 @@ create table addresses (
     constraint addresses_held_or_resting check ((port_id is null) = (released_at is not null))
 );
 create index addresses_port_idx on addresses (port_id);
-create index addresses_resting_idx on addresses (network_id, released_at) where port_id is null;
+create index addresses_resting_idx on addresses (network_id, released_at, address) where port_id is null;
