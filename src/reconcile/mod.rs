@@ -9,6 +9,7 @@ mod host_images;
 mod host_networks;
 pub mod hosts;
 mod instances;
+mod networks;
 pub mod pace;
 pub mod placer;
 mod signals;
@@ -26,6 +27,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         Kind::HostImage => host_images::reconcile(ctx, lease).await,
         Kind::Fence => fences::reconcile(ctx, lease).await,
         Kind::Host => hosts::reconcile(ctx, lease).await,
-        Kind::Network | Kind::Image => Ok(Outcome::rest()),
+        Kind::Network => networks::reconcile(ctx, lease).await,
+        Kind::Image => Ok(Outcome::rest()),
     }
 }

@@ -21,7 +21,12 @@ pub fn connect(daemon: &Libvirtd) -> (Libvirt, Uuid) {
 }
 
 fn target(daemon: &Libvirtd) -> HostTarget {
-    HostTarget { uri: daemon.uri(), pool_path: daemon.pool_path(), cloud: Uuid::new_v4(), expect: None }
+    HostTarget {
+        uri: daemon.uri(),
+        pool_path: daemon.pool_path(),
+        cloud: Uuid::new_v4(),
+        expect: None,
+    }
 }
 
 pub fn watch(host: &Libvirt) -> Receiver<Signal> {
