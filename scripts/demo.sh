@@ -163,24 +163,28 @@ api() {
 # show FILTER: part of the answer.
 show() { jq -rc "$1" <<<"$answer" | sed 's/^/    /'; }
 
-# until_status WANTED GOAL METHOD PATH [BODY]: the call with ?wait=GOAL, and then GETs, until the status is WANTED.
-until_status() {
-    local wanted=$1 goal=$2 tries status said=
-    api "$3" "$4?wait=$goal&timeout=30" "${5:-}"
+# reached GOAL METHOD PATH [BODY]: the call with ?wait=GOAL, and GETs after it where that was not enough.
+reached() {
+    local goal=$1 holds said='' now
+    case $goal in
+        address) holds='.status == "running" and all(.interfaces[]; .seen)' ;;
+        *) holds=".status == \"$goal\"" ;;
+    esac
+    api "$2" "$3?wait=$goal&timeout=20" "${4:-}"
     [ -n "$instance" ] || instance=$(jq -r .id <<<"$answer")
-    for tries in $(seq 8); do
-        status=$(jq -r .status <<<"$answer")
-        if [ "$status" = "$wanted" ]; then
-            show '{status, reason, power, revision, observed_revision}'
+    for ((i = 0; i < 15; i++)); do
+        if jq -e "$holds" <<<"$answer" >/dev/null; then
+            show '{status, power, revision, observed_revision}'
             return
         fi
-        # The guest is made of TCG where there is no KVM, and the machine may be slow: say what it waits for.
-        if [ "$said" != "$status" ]; then show '"\(.status): \(.reason // "")"'; fi
-        said=$status
-        quiet=1 api GET "/v1/instances/$instance?wait=$goal&timeout=30"
+        # Without KVM a guest takes its time: say where it is.
+        now=$(jq -r '.status + (if .reason then ": " + .reason else "" end)' <<<"$answer")
+        [ "$said" = "$now" ] || say "  $now"
+        said=$now
+        quiet=1 api GET "/v1/instances/$instance?wait=$goal&timeout=20"
     done
     show .
-    die "the instance did not become $wanted"
+    die "the instance did not come to '$goal'"
 }
 
 console() {
@@ -215,10 +219,10 @@ setsid "$pileus" up --state-dir "$state" --listen "127.0.0.1:$port" \
     --guest-image "$PWD/target/guest/pileus-guest.qcow2" >"$log" 2>&1 </dev/null &
 server=$!
 for ((i = 0; ; i++)); do
-    [ "$(curl -s -o /dev/null -w '%{http_code}' --max-time 5 "$url/readyz")" != 200 ] || break
+    [ "$(curl -s -o /dev/null -w '%{http_code}' --max-time 2 "$url/readyz")" != 200 ] || break
     alive || die "pileus up has ended"
-    [ $i -lt 480 ] || die "pileus up was not ready within two minutes"
-    [ $((i % 20)) != 19 ] || say "waiting: $(curl -s --max-time 5 "$url/readyz" | jq -r '.detail? // .status? // empty' 2>/dev/null || true)"
+    case $(since "$step_began") in 1[2-9][0-9].*) die "pileus up was not ready within two minutes" ;; esac
+    [ $((i % 10)) != 9 ] || say "  not ready yet ($(since "$step_began"))"
     sleep 0.25
 done
 say "ready: its own PostgreSQL, libvirt, and the API at $url (documents at $url/docs)"
@@ -245,12 +249,12 @@ api POST /v1/keypairs "$(jq -nc --arg key "$(cat "$work/key.pub")" '{name: "demo
 show '"\(.name) \(.fingerprint)"'
 
 step "An instance, with a script of its own; answered when it runs"
-until_status running running POST /v1/instances "$(jq -nc '{
+reached running POST /v1/instances "$(jq -nc '{
     name: "demo", image: "pileus-guest", flavor: "nano", keypairs: ["demo"],
     user_data: "#!/bin/sh\necho \"user data says hello from $(hostname)\"\n"}')"
 
 step "Its address; answered when the guest holds it"
-until_status running address GET "/v1/instances/$instance"
+reached address GET "/v1/instances/$instance"
 address=$(jq -r '.interfaces[0].address' <<<"$answer")
 show '.interfaces[] | {mac, address, seen}'
 
@@ -268,15 +272,15 @@ ssh_options=(-q -F none -i "$work/key" -o BatchMode=yes -o IdentitiesOnly=yes -o
 ssh "${ssh_options[@]}" "root@$address" 'uname -a; uptime' </dev/null | sed 's/^/    /'
 
 step "Stop: the ACPI button, the guest goes down by itself"
-until_status stopped stopped POST "/v1/instances/$instance/actions/stop"
+reached stopped POST "/v1/instances/$instance/actions/stop"
 
 step "Start: same disk, same address"
-until_status running running POST "/v1/instances/$instance/actions/start"
-until_ready 1
+reached running POST "/v1/instances/$instance/actions/start"
+until_ready 2
 console | grep -x "address: .* $address" | tail -n 1 | sed 's/^/    /'
 
 step "Delete; answered when nothing of it is left"
-until_status deleted deleted DELETE "/v1/instances/$instance"
+reached deleted DELETE "/v1/instances/$instance"
 gone=$instance
 
 # --- proof ----------------------------------------------------------------------------------------
