@@ -148,8 +148,8 @@ fn hosts() -> (Hosts, mpsc::Receiver<(HostId, Signal)>) {
     (Hosts::new(Arc::new(libvirt), sender), signals)
 }
 
-/// What runs beside the API, each until `shutdown`.
-async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Result<JoinSet<()>> {
+/// What runs beside the API, each until `app.shutdown`. `signals` come from `app.hosts`.
+pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Result<JoinSet<()>> {
     if let Some(point) = &app.config.fault_point {
         reconcile::fault::arm(point);
     }

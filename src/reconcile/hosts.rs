@@ -15,7 +15,7 @@ use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Power, Wanted};
-use crate::hypervisor::{self as hv, DomainSeen, Fault, HostFacts, HostTarget};
+use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, HostFacts, HostTarget};
 use crate::store::hosts::{Reached, Totals};
 use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
@@ -91,8 +91,11 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
 
 /// One heartbeat: facts, then a scan.
 pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
-    let asked =
-        ctx.host(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await;
+    let mut asked = ask(ctx, id).await;
+    if matches!(&asked, Err(fault) if fault.kind == FaultKind::Transient) {
+        // The host answers, and something was in the way for a moment: that is no reason to call it down.
+        asked = ask(ctx, id).await;
+    }
     let host = store::hosts::reached(&mut *ctx.conn().await?, id).await?;
     let Some(host) = host else { return Ok(()) };
     match asked.and_then(|(facts, domains)| same_host(&host, &facts).map(|()| (facts, domains))) {
@@ -102,6 +105,13 @@ pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
         }
         Err(fault) => note_down(ctx, &host, &fault.message).await,
     }
+}
+
+async fn ask(
+    ctx: &Context,
+    id: HostId,
+) -> std::result::Result<(HostFacts, Vec<DomainSeen>), Fault> {
+    ctx.host(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await
 }
 
 /// A host is its UUID, not its address.

@@ -7,19 +7,28 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 
 use pileus::api;
 use pileus::cli::postgres::throwaway;
 use pileus::config::{Config, Flags};
 use pileus::domain::clock::Clock;
+use pileus::domain::id::HostId;
 use pileus::domain::password::Password;
+use pileus::hypervisor::hosts::fake_target;
+use pileus::hypervisor::{FakeHost, Hosts, Signal};
+use pileus::server;
 use pileus::service::bootstrap::{self, Bootstrap};
 use pileus::service::{App, Parts};
 use pileus::store;
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use uuid::Uuid;
+
+const HOST: HostId = HostId(Uuid::from_u128(0x40577));
 
 /// Everybody's password.
 pub const PASSWORD: &str = "correct horse battery staple";
@@ -38,6 +47,10 @@ pub struct Api {
     pub reader: Client,
     /// A member of tenant B.
     pub stranger: Client,
+    /// The cloud's only host, registered by `run`.
+    pub host: Arc<FakeHost>,
+    signals: Option<mpsc::Receiver<(HostId, Signal)>>,
+    loops: JoinSet<()>,
     _state: tempfile::TempDir,
 }
 
@@ -54,7 +67,7 @@ impl Api {
     /// With a clock of the test's own, too.
     pub async fn start_at(clock: Clock, settings: impl FnOnce(Flags) -> Flags) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
-        let app = app(clock, settings, state.path()).await;
+        let (app, host, signals) = app(clock, settings, state.path()).await;
         let wanted =
             Bootstrap { admin_user: "admin".into(), admin_password: Password::new(PASSWORD) };
         let begun = bootstrap::ensure(&app, &wanted).await.expect("a cloud");
@@ -73,8 +86,39 @@ impl Api {
             app,
             tenant_a,
             tenant_b,
+            host,
+            signals: Some(signals),
+            loops: JoinSet::new(),
             _state: state,
         }
+    }
+
+    /// Registers the fake host and lets the reconciler run until the test ends.
+    pub async fn run(&mut self) {
+        sqlx::query(
+            "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio,
+                                created_at, health_since)
+             values ($1, 'fake', $2, '/fake', 'qemu', 1, 1, 1, now(), now())",
+        )
+        .bind(HOST)
+        .bind(fake_target(HOST).uri)
+        .execute(&self.app.db)
+        .await
+        .expect("a host");
+        let signals = self.signals.take().expect("run is called once");
+        self.loops = server::loops(&self.app, signals).await.expect("the loops");
+    }
+
+    /// A public image that is ready, of a MiB.
+    pub async fn image(&self, name: &str) -> Value {
+        let new = json!({"name": name, "format": "raw", "visibility": "public"});
+        let image = self.admin.post("/v1/images", &new).await.expect(201);
+        let path = format!("/v1/images/{}/data", image["id"].as_str().expect("an id"));
+        let data =
+            self.admin.ask(Method::PUT, &path).header("content-type", "application/octet-stream");
+        let answer = data.body(vec![7; 1 << 20]).send().await;
+        assert!(answer.status < 300, "{answer:?}");
+        image
     }
 
     /// Everything in the feed so far, oldest first.
@@ -88,21 +132,29 @@ impl Api {
 }
 
 /// The services over a new database.
-async fn app(clock: Clock, settings: impl FnOnce(Flags) -> Flags, dir: &std::path::Path) -> App {
+async fn app(
+    clock: Clock,
+    settings: impl FnOnce(Flags) -> Flags,
+    dir: &std::path::Path,
+) -> (App, Arc<FakeHost>, mpsc::Receiver<(HostId, Signal)>) {
     let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
     let flags = Flags::default()
         .set("state_dir", dir.to_string_lossy())
         // Limits have tests of their own, and all tests log in from one address.
         .set("login_attempts_per_minute", "10000");
-    App::new(Parts {
+    let cloud = Uuid::new_v4();
+    let host = Arc::new(FakeHost::new(cloud, clock.clone()));
+    let (hosts, signals) = Hosts::fake([(HOST, Arc::clone(&host))]);
+    let app = App::new(Parts {
         db: store::connect(options, 8).await.expect("a pool"),
         config: Config::load(&settings(flags), []).expect("a configuration"),
         clock,
-        cloud: Uuid::new_v4(),
+        cloud,
         changes: store::changes::Changes::default(),
-        hosts: pileus::hypervisor::Hosts::fake([]).0,
+        hosts,
         shutdown: tokio_util::sync::CancellationToken::new(),
-    })
+    });
+    (app, host, signals)
 }
 
 /// The server ends with the test's runtime.

@@ -9,6 +9,7 @@ mod events;
 mod flavors;
 mod health;
 mod images;
+mod instances;
 mod keypairs;
 mod networks;
 mod ports;
