@@ -143,7 +143,7 @@ fn play(hosts: usize, decisions: usize, seed: u64) -> usize {
         let ask = Ask::random(&mut random);
         let request = ask.request();
         let chosen = index.claim(&request, &mut RoundRobin::default()).ok();
-        let chosen = chosen.map(|id| fleet.iter().position(|host| host.id == id).unwrap());
+        let chosen = chosen.and_then(|id| fleet.iter().position(|host| host.id == id));
         let best = fleet.iter().filter(|host| ask.suits(host)).map(|host| ask.score(host));
         let best = best.reduce(|a, b| if b.0 * a.1 < a.0 * b.1 { b } else { a });
         match (chosen, best) {
@@ -167,7 +167,8 @@ fn play(hosts: usize, decisions: usize, seed: u64) -> usize {
         for _ in 0..leaving.min(held.len() as u32) {
             let (at, need) = held.swap_remove(random.random_range(0..held.len()));
             (0..3).for_each(|r| fleet[at].used[r] -= need[r]);
-            index.give(fleet[at].id, Resources::from_parts(need.map(|one| one as u32))).unwrap();
+            let need = Resources::from_parts(need.map(|one| one as u32));
+            assert_eq!(index.give(fleet[at].id, need), Ok(()));
         }
         if random.random_range(0..200u32) == 0 {
             let at = random.random_range(0..hosts);
