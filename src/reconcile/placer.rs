@@ -83,7 +83,7 @@ async fn place_batch(
     let now = ctx.clock.now();
     let mut tx = ctx.db.begin().await?;
     let waiting = store::incarnations::lock_unplaced(&mut tx, ids).await?;
-    let mut index = placement::index(&store::hosts::candidates(&mut tx).await?)?;
+    let mut index = placement::index(&store::hosts::candidates(&mut tx).await?);
     let mut outcome = Vec::with_capacity(waiting.len());
     for who in &waiting {
         let mut request = request(who, policy)?;

@@ -63,7 +63,7 @@ pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan>
     };
     let (instance, flavor) = insert(app, &caller, &mut write, new, &checked).await?;
     let candidates = store::hosts::candidates(write.conn()).await?;
-    let index = placement::index(&candidates)?;
+    let index = placement::index(&candidates);
     let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
     let policy = app.config.placement_policy.parse().unwrap_or(Policy::BestFit);
     let request =

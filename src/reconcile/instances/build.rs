@@ -1,0 +1,161 @@
+//! The steps from nothing to a running domain: disk, seed, networks, start.
+
+use chrono::TimeDelta;
+
+use super::{Look, QUICK_EXIT, disk_name, seed_name};
+use crate::domain::id::{HostId, IncarnationId};
+use crate::domain::instance::hostname;
+use crate::guest::seed::{self, Seed, SeedNic};
+use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
+use crate::reconcile::{Outcome, Trouble, fault, host_images, host_networks};
+use crate::store;
+
+impl Look<'_> {
+    pub(super) async fn create_disk(
+        &self,
+        incarnation: IncarnationId,
+        host: HostId,
+    ) -> Result<(), Trouble> {
+        let blob = host_images::blob(self.ctx, self.record.image_id).await?;
+        let base = store::host_images::volume_name(&blob.sha256, blob.format);
+        let overlay = Overlay {
+            name: disk_name(incarnation),
+            base: base.clone(),
+            base_format: blob.format,
+            capacity_bytes: u64::try_from(self.record.disk_gib).unwrap_or(0) << 30,
+        };
+        fault::point("disk_creating");
+        let made = self
+            .ctx
+            .host(host, "create the disk", move |host| {
+                // Not marked as made, so what is there was left half-made.
+                host.delete_volume(&overlay.name)?;
+                host.create_overlay(&overlay)
+            })
+            .await;
+        if let Err(fault) = made {
+            let there = self
+                .ctx
+                .host(host, "look for the base image", move |host| host.volume(&base))
+                .await?;
+            if there.is_none() {
+                host_images::lost(self.ctx, host, &blob.sha256).await?;
+            }
+            return Err(fault.into());
+        }
+        fault::point("disk_created");
+        let mut tx = self.ctx.write(self.lease).await?;
+        store::incarnations::set_made(&mut tx, incarnation, true, self.record.seed_made).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(super) async fn write_seed(
+        &self,
+        incarnation: IncarnationId,
+        host: HostId,
+    ) -> Result<(), Trouble> {
+        let data =
+            store::instances::seed_data(&mut *self.ctx.conn().await?, self.record.id).await?;
+        let Some(data) = data else { return Ok(()) };
+        let seed = Seed {
+            instance_id: self.record.id.to_string(),
+            hostname: hostname(&self.record.name, self.record.id),
+            public_keys: data.ssh_keys,
+            user_data: data.user_data.unwrap_or_default().into_bytes(),
+            nics: self
+                .ports
+                .iter()
+                .map(|p| SeedNic { mac: p.mac.clone(), dns: Vec::new() })
+                .collect(),
+        };
+        let bytes = seed::seed_iso(&seed)
+            .map_err(|error| Fault::permanent(format!("the seed cannot be written: {error}")))?;
+        fault::point("seed_writing");
+        let upload = Upload {
+            name: seed_name(incarnation),
+            format: VolumeFormat::Raw,
+            length: bytes.len() as u64,
+            virtual_bytes: bytes.len() as u64,
+        };
+        self.ctx
+            .host(host, "write the seed", move |host| {
+                host.upload(&upload, &mut bytes.as_slice(), &mut |_| true)
+            })
+            .await?;
+        fault::point("seed_written");
+        let mut tx = self.ctx.write(self.lease).await?;
+        store::incarnations::set_made(&mut tx, incarnation, true, true).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub(super) async fn start(
+        &self,
+        incarnation: IncarnationId,
+        host: HostId,
+    ) -> Result<Outcome, Trouble> {
+        if self.record.quick_exits > 0 && self.record.observed_boot == Some(self.record.boot) {
+            let pause = self
+                .ctx
+                .config
+                .backoff_min
+                .saturating_mul(1 << self.record.quick_exits.clamp(0, 12))
+                .min(self.ctx.config.backoff_max);
+            let ready = self.record.observed_at.unwrap_or(self.now)
+                + TimeDelta::from_std(pause).unwrap_or(TimeDelta::zero());
+            if self.now < ready {
+                let why = format!(
+                    "the guest ended {} times within {} s of its start: starting again at {}",
+                    self.record.quick_exits,
+                    QUICK_EXIT.num_seconds(),
+                    ready.to_rfc3339()
+                );
+                return Ok(Outcome::wait(ready - self.now, why));
+            }
+        }
+        let networks: std::collections::BTreeSet<_> =
+            self.ports.iter().map(|p| p.network_id).collect();
+        for network in networks {
+            host_networks::settle(self.ctx, host, network).await?;
+            fault::point("network_made");
+        }
+        let reached = store::hosts::reached(&mut *self.ctx.conn().await?, host).await?;
+        let Some(reached) = reached else { return Ok(Outcome::Again) };
+        let spec = DomainSpec {
+            stamp: Stamp {
+                cloud: self.ctx.cloud,
+                instance: self.record.id,
+                incarnation,
+                revision: self.record.revision,
+                boot: self.record.boot,
+            },
+            title: self.record.name.to_string(),
+            vcpus: self.record.vcpus,
+            memory_mib: self.record.memory_mib,
+            virt_type: reached.resolved_virt_type(),
+            disk: disk_name(incarnation),
+            seed: seed_name(incarnation),
+            nics: self
+                .ports
+                .iter()
+                .map(|p| Nic {
+                    network: p.network_id,
+                    mac: p.mac.clone(),
+                    address: p.address,
+                    port_security: p.port_security,
+                })
+                .collect(),
+        };
+        // Somebody may have changed the wish, or taken the item over, while networks were made.
+        let mut tx = self.ctx.write(self.lease).await?;
+        let current = store::instances::lock(&mut tx, None, self.record.id).await?;
+        if current.is_none_or(|current| current.revision != self.record.revision) {
+            return Ok(Outcome::Again);
+        }
+        drop(tx);
+        self.ctx.host(host, "start", move |host| host.start(&spec)).await?;
+        fault::point("started");
+        Ok(Outcome::Again)
+    }
+}
