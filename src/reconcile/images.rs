@@ -16,7 +16,7 @@ use crate::store;
 use crate::store::work::{self, Kind};
 
 /// What is younger than this is left alone: its maker may be between making and locking it, or between file and row.
-const YOUNG: Duration = Duration::from_secs(60);
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// Where images are kept, and what says so.
 #[derive(Debug, Clone)]

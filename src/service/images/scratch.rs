@@ -137,7 +137,7 @@ pub fn disk(error: io::Error) -> Error {
             detail:
                 "the image store has no room left: delete images, or try again when it was enlarged"
                     .into(),
-            retry_after: Duration::from_secs(60),
+            retry_after: Duration::from_mins(1),
         },
         _ => Error::internal(error),
     }
@@ -170,7 +170,7 @@ fn write(dir: Option<&Path>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Ga
         scratch.file.set_len(size)?;
         scratch.file.sync_all()?;
     }
-    let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = format!("{:x}", hasher.finalize());
     Ok(Gathered { scratch, sha256, size, head })
 }
 
@@ -198,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_kept_has_every_byte_and_its_sum() {
         let dir = tempfile::tempdir().unwrap();
-        let parts = [&b"ab"[..], &[0; 200_000], b"c", &[0; 70_000]];
+        let parts = [b"ab".to_vec(), vec![0; 200_000], b"c".to_vec(), vec![0; 70_000]];
         let body = parts.iter().map(|part| Ok(Bytes::copy_from_slice(part))).collect();
         let gathered = gathered(dir.path(), u64::MAX, body).await.unwrap();
         assert_eq!(gathered.size, 270_003);
@@ -207,8 +207,7 @@ mod tests {
         gathered.scratch.unwrap().keep(&target).unwrap();
         let bytes = std::fs::read(&target).unwrap();
         assert!(bytes == parts.concat());
-        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(gathered.sha256, sum);
+        assert_eq!(gathered.sha256, format!("{:x}", Sha256::digest(&bytes)));
         assert_eq!(std::fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
         assert_eq!(left(dir.path()), 1);
     }
