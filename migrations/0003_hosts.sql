@@ -44,6 +44,12 @@ create table hosts (
     constraint hosts_used_check check (used_vcpus >= 0 and used_memory_mib >= 0 and used_disk_gib >= 0)
 );
 
+-- What may be taken of a host: what it has less what it keeps, times the ratio, rounded down; 0 while it is not known.
+-- In numeric, where 100 * 1.15 is 115.
+create function host_limit(total bigint, reserved bigint, ratio double precision) returns bigint
+    language sql immutable
+    return greatest(0, floor((total - reserved)::numeric * ratio::numeric))::bigint;
+
 -- Base images on hosts: one upload for all instances of an image on a host.
 create table host_images (
     id uuid not null,

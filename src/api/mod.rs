@@ -8,6 +8,7 @@ pub mod events;
 pub mod extract;
 pub mod flavors;
 pub mod health;
+pub mod hosts;
 mod image_data;
 pub mod images;
 pub mod keypairs;
@@ -49,6 +50,7 @@ fn operations() -> OpenApiRouter<App> {
         .merge(flavors::routes())
         .merge(events::routes())
         .merge(health::routes())
+        .merge(hosts::routes())
         .merge(images::routes())
         .merge(image_data::routes())
         .merge(keypairs::routes())

@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod flavor;
 pub mod host;
+pub mod host_uri;
 pub mod id;
 pub mod image;
 pub mod instance;

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use sqlx::PgPool;
 
+use super::{Context, Outcome as Look, Trouble};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
 use crate::domain::id::ImageId;
 use crate::domain::image;
 use crate::store;
-use crate::store::work::{self, Kind};
+use crate::store::work::{self, Kind, Lease};
 
 /// What is younger than this is left alone: its maker may be between making and locking it, or between file and row.
 const YOUNG: Duration = Duration::from_mins(1);
@@ -38,10 +39,33 @@ pub struct Swept {
     pub files: u64,
 }
 
+/// One look at a deleted image.
+pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Look, Trouble> {
+    let id = ImageId(lease.item);
+    Images::of(ctx).reconcile(id).await?;
+    let mut tx = ctx.write(lease).await?;
+    if store::images::get(&mut tx, None, id).await?.is_some() {
+        return Ok(Look::rest());
+    }
+    work::remove(&mut tx, Kind::Image, id.0).await?;
+    tx.commit().await?;
+    ctx.changes.changed(id.0);
+    Ok(Look::Gone)
+}
+
 impl Images {
+    pub fn of(ctx: &Context) -> Self {
+        Self {
+            db: ctx.db.clone(),
+            clock: ctx.clock.clone(),
+            image_dir: ctx.config.image_dir.clone(),
+            scratch_dir: ctx.config.image_scratch_dir.clone(),
+        }
+    }
+
     /// Looks at one image: deleted and used by nothing any more, it goes, and its bytes with it unless another image has the
-    /// same. To be called for an item of kind `Image`; an image becomes one when it is deleted, and when an instance of it is
-    /// forgotten. Safe to repeat, and safe without the item's lease: each step is under the locks of its rows.
+    /// same. An image is looked at when it is deleted, and when an instance of it is forgotten. Safe to repeat, and safe without
+    /// the item's lease: each step is under the locks of its rows.
     pub async fn reconcile(&self, id: ImageId) -> Result<()> {
         self.free_image(id).await?;
         self.free_blobs().await?;

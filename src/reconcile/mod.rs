@@ -2,12 +2,12 @@
 
 mod context;
 pub mod events;
-pub mod images;
 pub mod fault;
 mod fences;
 mod host_images;
 mod host_networks;
 pub mod hosts;
+pub mod images;
 mod instances;
 mod networks;
 pub mod pace;
@@ -29,5 +29,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         Kind::Host => hosts::reconcile(ctx, lease).await,
         Kind::Network => networks::reconcile(ctx, lease).await,
         Kind::Image => Ok(Outcome::rest()),
+        Kind::Image => images::reconcile(ctx, lease).await,
+        Kind::Network => Ok(Outcome::rest()),
     }
 }

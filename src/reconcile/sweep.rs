@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::json;
 
+use super::images::{Images, Swept};
 use super::{Context, Run};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
@@ -21,7 +22,7 @@ const DRIFT_MAX: usize = 100;
 /// An orphan must have been found by so many sweeps.
 const SIGHTINGS: i64 = 2;
 
-/// Sweeps every host now and then, until `shutdown`.
+/// Sweeps every host and the image store now and then, until `shutdown`.
 pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let pause = ctx.config.sweep;
     let beat = beats.register("sweep", pause * 2 + Duration::from_secs(600), ctx.clock.now());
@@ -32,6 +33,13 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
         }
         if let Err(error) = sweep_all(&ctx).await {
             tracing::warn!(%error, "hosts could not be swept; trying again");
+        }
+        match Images::of(&ctx).sweep().await {
+            Ok(swept) if swept == Swept::default() => {}
+            Ok(swept) => tracing::info!(?swept, "the image store was swept"),
+            Err(error) => {
+                tracing::warn!(%error, "the image store could not be swept; trying again")
+            }
         }
         beat.alive(ctx.clock.now());
     }

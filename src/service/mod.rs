@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod events;
 pub mod flavors;
 pub mod health;
+pub mod hosts;
 pub mod instances;
 pub mod images;
 pub mod keypairs;

@@ -6,8 +6,10 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::host::{Candidate, VirtType};
+use crate::domain::host::{Candidate, Host, HostFilter, HostPatch, NewHost, VirtType};
 use crate::domain::id::HostId;
+use crate::domain::page::Page;
+use crate::domain::text::Name;
 
 /// A host as the reconciler reaches it.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -80,9 +82,9 @@ pub async fn observe(
         "update hosts set
              host_uuid = coalesce(host_uuid, $2),
              facts = $3,
-             limit_vcpus = greatest(0, floor(($4 - reserved_vcpus) * cpu_ratio))::bigint,
-             limit_memory_mib = greatest(0, floor(($5 - reserved_memory_mib) * memory_ratio))::bigint,
-             limit_disk_gib = greatest(0, floor(($6 - reserved_disk_gib) * disk_ratio))::bigint,
+             limit_vcpus = host_limit($4, reserved_vcpus, cpu_ratio),
+             limit_memory_mib = host_limit($5, reserved_memory_mib, memory_ratio),
+             limit_disk_gib = host_limit($6, reserved_disk_gib, disk_ratio),
              health_since = case when health = 'up' then health_since else $7 end,
              health = 'up', health_reason = '', last_seen_at = $7
          where id = $1",
@@ -167,4 +169,141 @@ pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+macro_rules! hosts {
+    ($rest:literal) => {
+        concat!(
+            "select id, name, uri, pool_path, zone, traits, enabled, virt_type, cpu_ratio, memory_ratio, disk_ratio,
+                    reserved_vcpus, reserved_memory_mib, reserved_disk_gib, removed_at is not null as leaving,
+                    health, health_reason, health_since, last_seen_at, host_uuid, facts,
+                    jsonb_build_object('vcpus', limit_vcpus, 'memory_mib', limit_memory_mib, 'disk_gib', limit_disk_gib) as \"limit\",
+                    jsonb_build_object('vcpus', used_vcpus, 'memory_mib', used_memory_mib, 'disk_gib', used_disk_gib) as used,
+                    (select count(*) from incarnations c where c.host_id = hosts.id) as incarnations,
+                    created_at, revision
+             from hosts ",
+            $rest
+        )
+    };
+}
+
+pub async fn get(conn: &mut PgConnection, id: HostId) -> Result<Option<Host>> {
+    let host = sqlx::query_as(hosts!("where id = $1")).bind(id).fetch_optional(conn).await?;
+    Ok(host)
+}
+
+/// The same, held against claims and other changes until the transaction ends.
+pub async fn get_locked(conn: &mut PgConnection, id: HostId) -> Result<Option<Host>> {
+    // A statement of its own: what it counts is then what is there once the lock is held.
+    sqlx::query("select from hosts where id = $1 for update").bind(id).execute(&mut *conn).await?;
+    get(conn, id).await
+}
+
+pub async fn list(conn: &mut PgConnection, page: &Page, filter: &HostFilter) -> Result<Vec<Host>> {
+    let hosts = sqlx::query_as(hosts!(
+        "where id > $1 and ($2::text is null or name = $2) and ($3::text is null or zone = $3)
+           and ($4::text is null or health = $4) and ($5::boolean is null or enabled = $5)
+         order by id limit $6"
+    ))
+    .bind(page.after)
+    .bind(&filter.name)
+    .bind(&filter.zone)
+    .bind(filter.health)
+    .bind(filter.enabled)
+    .bind(page.fetch())
+    .fetch_all(conn)
+    .await?;
+    Ok(hosts)
+}
+
+/// Registers a host; `new` has its path and ratios.
+pub async fn insert(
+    conn: &mut PgConnection,
+    id: HostId,
+    name: &Name,
+    new: &NewHost,
+    now: Time,
+) -> Result<()> {
+    sqlx::query(
+        "insert into hosts (id, name, uri, pool_path, zone, traits, enabled, virt_type, cpu_ratio, memory_ratio, disk_ratio,
+                            reserved_vcpus, reserved_memory_mib, reserved_disk_gib, created_at, health_since)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)",
+    )
+    .bind(id)
+    .bind(name)
+    .bind(&new.uri)
+    .bind(&new.pool_path)
+    .bind(&new.zone)
+    .bind(&new.traits)
+    .bind(new.enabled)
+    .bind(new.virt_type)
+    .bind(new.cpu_ratio)
+    .bind(new.memory_ratio)
+    .bind(new.disk_ratio)
+    .bind(new.reserved_vcpus)
+    .bind(new.reserved_memory_mib)
+    .bind(new.reserved_disk_gib)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Changes what is given, and with it the limits.
+pub async fn update(conn: &mut PgConnection, id: HostId, patch: &HostPatch) -> Result<()> {
+    sqlx::query(
+        "update hosts set
+             name = coalesce($2, name), uri = coalesce($3, uri), pool_path = coalesce($4, pool_path),
+             zone = coalesce($5, zone), traits = coalesce($6, traits), enabled = coalesce($7, enabled),
+             virt_type = coalesce($8, virt_type), cpu_ratio = coalesce($9, cpu_ratio),
+             memory_ratio = coalesce($10, memory_ratio), disk_ratio = coalesce($11, disk_ratio),
+             reserved_vcpus = coalesce($12, reserved_vcpus), reserved_memory_mib = coalesce($13, reserved_memory_mib),
+             reserved_disk_gib = coalesce($14, reserved_disk_gib),
+             limit_vcpus = host_limit((facts ->> 'vcpus')::bigint, coalesce($12, reserved_vcpus), coalesce($9, cpu_ratio)),
+             limit_memory_mib = host_limit((facts ->> 'memory_mib')::bigint, coalesce($13, reserved_memory_mib), coalesce($10, memory_ratio)),
+             limit_disk_gib = host_limit((facts ->> 'disk_gib')::bigint, coalesce($14, reserved_disk_gib), coalesce($11, disk_ratio)),
+             revision = revision + 1
+         where id = $1",
+    )
+    .bind(id)
+    .bind(&patch.name)
+    .bind(&patch.uri)
+    .bind(&patch.pool_path)
+    .bind(&patch.zone)
+    .bind(&patch.traits)
+    .bind(patch.enabled)
+    .bind(patch.virt_type)
+    .bind(patch.cpu_ratio)
+    .bind(patch.memory_ratio)
+    .bind(patch.disk_ratio)
+    .bind(patch.reserved_vcpus)
+    .bind(patch.reserved_memory_mib)
+    .bind(patch.reserved_disk_gib)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether anything of ours is, or may be, on the host.
+pub async fn holds_anything(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    let holds = sqlx::query_scalar(
+        "select exists (select from incarnations where host_id = $1) or exists (select from host_images where host_id = $1)
+             or exists (select from host_networks where host_id = $1)",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await?;
+    Ok(holds)
+}
+
+/// The host is to leave: it takes nothing more, and goes once what we made on it is gone.
+pub async fn retire(conn: &mut PgConnection, id: HostId, now: Time) -> Result<()> {
+    sqlx::query(
+        "update hosts set removed_at = $2, revision = revision + 1 where id = $1 and removed_at is null",
+    )
+    .bind(id)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
 }

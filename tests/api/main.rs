@@ -8,6 +8,7 @@ mod documents;
 mod events;
 mod flavors;
 mod health;
+mod hosts;
 mod images;
 mod instances;
 mod keypairs;

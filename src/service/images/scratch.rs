@@ -170,8 +170,17 @@ fn write(dir: Option<&Path>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Ga
         scratch.file.set_len(size)?;
         scratch.file.sync_all()?;
     }
-    let sha256 = format!("{:x}", hasher.finalize());
+    let sha256 = hex(&hasher.finalize());
     Ok(Gathered { scratch, sha256, size, head })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether a rename from one to the other can work.
@@ -207,7 +216,7 @@ mod tests {
         gathered.scratch.unwrap().keep(&target).unwrap();
         let bytes = std::fs::read(&target).unwrap();
         assert!(bytes == parts.concat());
-        assert_eq!(gathered.sha256, format!("{:x}", Sha256::digest(&bytes)));
+        assert_eq!(gathered.sha256, hex(&Sha256::digest(&bytes)));
         assert_eq!(std::fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
         assert_eq!(left(dir.path()), 1);
     }

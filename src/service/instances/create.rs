@@ -18,7 +18,7 @@ use crate::domain::instance::{Instance, NewInstance, NewInterface, Wanted};
 use crate::domain::text::{Name, check_labels};
 use crate::placement::{self, Explanation, Policy, Request, Resources, RoundRobin};
 use crate::service::authorize::authorize;
-use crate::service::{Begin, Write, quota};
+use crate::service::{Begin, Write, images, quota};
 use crate::store::instances::Insert;
 use crate::store::work::Kind;
 use crate::store::{self};
@@ -243,24 +243,11 @@ async fn image(
     new: &NewInstance,
     flavor: &Flavor,
 ) -> Result<Image> {
-    let found = store::images::find(write.conn(), tenant, &new.image).await?;
-    let image = match found.as_slice() {
-        [] => return Err(absent("/image", "image", &new.image)),
-        [one] => one.clone(),
-        [_, _, ..] => {
-            return Err(Error::field(
-                "/image",
-                "several images have this name: give the id of one",
-            ));
-        }
-    };
+    let image = images::choose(write.conn(), tenant, "/image", &new.image).await?;
     // Locked against a delete that runs meanwhile.
     let blob = store::images::blob_for_instance(write.conn(), image.id).await?;
     let Some(blob) = blob else {
-        return Err(Error::field(
-            "/image",
-            "the image has no data yet: PUT it to /v1/images/{id}/data first",
-        ));
+        return Err(Error::field("/image", "the image was deleted at this moment: choose another"));
     };
     let gib = (blob.virtual_bytes + (1 << 30) - 1) >> 30;
     if gib > flavor.disk_gib {
