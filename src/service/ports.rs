@@ -1,6 +1,5 @@
 //! Free-standing ports: an address that outlives the instance that it is given to.
 
-use chrono::TimeDelta;
 use serde_json::json;
 
 use super::authorize::authorize;
@@ -15,11 +14,6 @@ use crate::domain::port::{NewPort, Port};
 use crate::store;
 use crate::store::ports::Filter;
 
-/// How long a released address rests.
-pub fn quarantine(app: &App) -> TimeDelta {
-    TimeDelta::from_std(app.config.address_quarantine).unwrap_or(TimeDelta::days(1))
-}
-
 pub async fn create(app: &App, caller: &Caller, new: &NewPort) -> Result<Port> {
     authorize(caller, "create_port")?;
     let plan = new.check()?;
@@ -27,7 +21,7 @@ pub async fn create(app: &App, caller: &Caller, new: &NewPort) -> Result<Port> {
         Begin::Replay(port) => return Ok(port),
         Begin::Fresh(write) => write,
     };
-    let (now, rest) = (write.now, quarantine(app));
+    let (now, rest) = (write.now, app.quarantine());
     let port =
         store::ports::create_free(write.conn(), caller.scope(), new.network_id, &plan, now, rest);
     let port = port.await.map_err(|error| match error {
