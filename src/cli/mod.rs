@@ -1,5 +1,6 @@
 //! The command line for people: `up`, the server's own commands, and one file a noun for client commands.
 
+mod client;
 mod completions;
 mod config;
 mod logging;
@@ -20,7 +21,7 @@ use crate::config::Flags;
 
 /// A small cloud in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "pileus", version, about, propagate_version = true, infer_subcommands = true)]
+#[command(name = "pileus", version, about, propagate_version = true, infer_subcommands = true, after_help = client::EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +42,9 @@ enum Command {
     Openapi(openapi::Options),
     /// Print a shell's completions
     Completions(completions::Options),
+    /// What a cloud is used with
+    #[command(flatten)]
+    Client(client::Command),
 }
 
 /// Runs the command that was asked for. Errors go to standard error, in a line that says what would do.
@@ -50,7 +54,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("pileus: {e:#}");
-            ExitCode::FAILURE
+            e.downcast_ref().map_or(ExitCode::FAILURE, |f: &client::Failure| f.code.into())
         }
     }
 }
@@ -63,6 +67,7 @@ fn run(command: Command) -> Result<()> {
         Command::Config(options) => config::run(*options),
         Command::Openapi(options) => openapi::run(options),
         Command::Completions(options) => completions::run(&options),
+        Command::Client(command) => block_on(client::run(command)),
     }
 }
 
