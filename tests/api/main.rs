@@ -4,6 +4,7 @@ mod harness;
 mod sse;
 
 mod auth;
+mod cli;
 mod documents;
 mod events;
 mod flavors;
