@@ -161,6 +161,7 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         changes: app.changes.clone(),
         hosts: app.hosts.clone(),
         placer: Placer::default(),
+        settling: reconcile::Turns::default(),
         owner: Uuid::now_v7(),
     });
     // Before the first step: a host that nobody knows is as good as one that does not answer.

@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::placer::Placer;
+use super::turns::Turns;
 use crate::config::Config;
 use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome as EventOutcome, Subject};
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, NetworkId};
 use crate::hypervisor::{Fault, FaultKind, Hosts, Hypervisor};
 use crate::store::changes::Changes;
 use crate::store::work::Lease;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub changes: Changes,
     pub hosts: Hosts,
     pub placer: Placer,
+    /// Networks on hosts that are being settled: a long queue there must not hold every connection to the database.
+    pub settling: Turns<(HostId, NetworkId)>,
     /// This process, as the leases name it.
     pub owner: Uuid,
 }

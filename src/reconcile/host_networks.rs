@@ -9,14 +9,11 @@ use crate::store;
 /// Makes the network on the host as it has to be now, or takes it away. Serialised for this host and network among all
 /// processes, so that an older list never overwrites a newer one.
 pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(), Trouble> {
-    let plan = store::host_networks::plan(&mut *ctx.conn().await?, network).await?;
-    if plan.is_some() {
-        // Noted before the host is asked, and committed: after a crash between, somebody knows where to clean.
-        store::host_networks::note(&mut *ctx.conn().await?, host, network).await?;
-        fault::point("network_noted");
-    }
+    // Among our own first, then among all processes.
+    let _turn = ctx.settling.take((host, network)).await;
     let mut tx = ctx.db.begin().await?;
     store::host_networks::lock(&mut tx, host, network).await?;
+    let plan = store::host_networks::plan(&mut tx, network).await?;
     let entries = store::host_networks::entries(&mut tx, host, network).await?;
     match plan {
         Some(plan) if !entries.is_empty() => {
@@ -32,6 +29,9 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
                 dns: plan.dns,
                 hosts: hosts.collect(),
             };
+            // A crash before the commit leaves a network without this note; whoever wanted it comes again and notes it.
+            store::host_networks::note(&mut tx, host, network).await?;
+            fault::point("network_noted");
             ctx.host(host, "make the network", move |host| host.ensure_network(&spec)).await?;
         }
         Some(_) | None => {

@@ -14,9 +14,11 @@ pub mod pace;
 pub mod placer;
 mod signals;
 pub mod sweep;
+mod turns;
 
 pub use context::{Context, Outcome, Parts, Run, Trouble};
 pub use signals::wake as wake_on_signals;
+pub use turns::Turns;
 
 use crate::store::work::{Kind, Lease};
 
