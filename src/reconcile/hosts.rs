@@ -19,7 +19,7 @@ use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, HostFacts, Hos
 use crate::store::hosts::{Reached, Totals};
 use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
-use crate::store::{self};
+use crate::store::{self, Tx};
 
 /// Makes every host known to `hosts`, so that steps find them.
 pub async fn connect(ctx: &Context) -> Result<Vec<Reached>> {
@@ -247,6 +247,9 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }
+    if host.health != "up" && ctx.clock.now() - host.health_since >= ctx.gone_after() {
+        return give_up(ctx, lease, &host).await;
+    }
     for network in store::host_networks::on_host(&mut *ctx.conn().await?, id).await? {
         host_networks::settle(ctx, id, network).await?;
     }
@@ -258,15 +261,32 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         work::remove(&mut tx, Kind::HostImage, image.id).await?;
         tx.commit().await?;
     }
+    let tx = ctx.write(lease).await?;
+    forget(ctx, lease, &host, tx, json!({})).await
+}
+
+/// An admin removes a host that has not answered for long: nothing on it can be cleaned, and nobody waits for that.
+async fn give_up(ctx: &Context, lease: &Lease, host: &Reached) -> Result<Outcome, Trouble> {
     let mut tx = ctx.write(lease).await?;
-    if !store::hosts::forget(&mut tx, id).await? {
+    store::hosts::give_up(&mut tx, host.id).await?;
+    forget(ctx, lease, host, tx, json!({ "not_cleaned": host.health_reason })).await
+}
+
+async fn forget(
+    ctx: &Context,
+    lease: &Lease,
+    host: &Reached,
+    mut tx: Tx,
+    detail: serde_json::Value,
+) -> Result<Outcome, Trouble> {
+    if !store::hosts::forget(&mut tx, host.id).await? {
         return Ok(Outcome::wait(TimeDelta::seconds(10), "the host still carries incarnations"));
     }
     work::remove(&mut tx, Kind::Host, lease.item).await?;
-    ctx.event(&mut tx, "host.delete", subject(&host), EventOutcome::Done, json!({})).await?;
+    ctx.event(&mut tx, "host.delete", subject(host), EventOutcome::Done, detail).await?;
     tx.commit().await?;
-    ctx.hosts.remove(id);
-    ctx.changes.changed(id.0);
+    ctx.hosts.remove(host.id);
+    ctx.changes.changed(host.id.0);
     Ok(Outcome::Gone)
 }
 

@@ -159,6 +159,28 @@ pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> 
     Ok(id)
 }
 
+/// What was still to be cleaned on a host that will not come back is given up. Claims of instances that are not deleted stay.
+pub async fn give_up(conn: &mut PgConnection, id: HostId) -> Result<()> {
+    sqlx::query("delete from work w using incarnations c where w.kind = 'fence' and w.item = c.id and c.host_id = $1 and c.fenced_at is not null")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("delete from incarnations where host_id = $1 and fenced_at is not null")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("delete from work w using host_images i where w.kind = 'host_image' and w.item = i.id and i.host_id = $1")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("delete from host_images where host_id = $1").bind(id).execute(&mut *conn).await?;
+    sqlx::query("delete from host_networks where host_id = $1")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    Ok(())
+}
+
 /// The last trace of a host that left, once nothing of ours is on it.
 pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
     let done = sqlx::query(
@@ -179,7 +201,7 @@ macro_rules! hosts {
                     health, health_reason, health_since, last_seen_at, host_uuid, facts,
                     jsonb_build_object('vcpus', limit_vcpus, 'memory_mib', limit_memory_mib, 'disk_gib', limit_disk_gib) as \"limit\",
                     jsonb_build_object('vcpus', used_vcpus, 'memory_mib', used_memory_mib, 'disk_gib', used_disk_gib) as used,
-                    (select count(*) from incarnations c where c.host_id = hosts.id) as incarnations,
+                    (select count(*) from incarnations c where c.host_id = hosts.id and c.fenced_at is null) as incarnations,
                     created_at, revision
              from hosts ",
             $rest

@@ -66,7 +66,7 @@ impl Look<'_> {
             nics: self
                 .ports
                 .iter()
-                .map(|p| SeedNic { mac: p.mac.clone(), dns: Vec::new() })
+                .map(|p| SeedNic { mac: p.mac.clone(), dns: p.dns.clone() })
                 .collect(),
         };
         let bytes = seed::seed_iso(&seed)

@@ -42,6 +42,7 @@ async fn cloud() -> Cloud {
         changes: Changes::default(),
         hosts,
         placer: crate::reconcile::placer::Placer::default(),
+        settling: crate::reconcile::Turns::default(),
         owner: Uuid::new_v4(),
     });
     let network = NetworkId(Uuid::now_v7());
