@@ -10,6 +10,18 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("name", "Its name.", ""),
     ("description", "What people should know about it.", ""),
     ("password", "The password: 12 to 256 characters.", ""),
+    ("zone", "Where the host is; placement can be told to keep to it.", "default"),
+    ("traits", "What a host has beyond numbers.", ""),
+    ("cpu_ratio", "vCPUs promised per CPU.", ""),
+    ("memory_ratio", "Memory promised per memory.", ""),
+    ("disk_ratio", "Disk promised per disk.", ""),
+    ("reserved_vcpus", "CPUs kept for the host itself.", ""),
+    ("reserved_memory_mib", "Memory kept for the host itself, in MiB.", ""),
+    ("reserved_disk_gib", "Disk kept for the host itself, in GiB.", ""),
+    ("last_error", "What went wrong last; null: nothing.", "the host cannot be reached"),
+    ("last_error_at", "When it went wrong last.", ""),
+    ("constraint", "Which constraint it is.", ""),
+    ("change", "Which change it is.", ""),
     ("gateway", "The network's own address, where guests send what leaves it.", ""),
     ("address", "The IP address.", ""),
     ("mac", "The MAC address.", ""),
@@ -94,6 +106,8 @@ fn visit(schema: &mut Value) {
         word(name, property);
         match name.as_str() {
             "labels" => labels(property),
+            "traits" | "missing" | "present" => texts(property, 64, "ssd"),
+            "keypairs" => texts(property, 63, "laptop"),
             "dns" => property["items"]["format"] = json!("ipv4"),
             _ => {}
         }
@@ -115,6 +129,18 @@ fn word(name: &str, schema: &mut Value) {
         && let Some(object) = schema.as_object_mut()
     {
         object.entry("example").or_insert(json!(example));
+    }
+}
+
+/// The bounds of an array of texts, whose type carries none.
+fn texts(schema: &mut Value, longest: u32, example: &str) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.entry("maxItems").or_insert(json!(32));
+    object.entry("example").or_insert(json!([example]));
+    if let Some(items) = object.get_mut("items").and_then(Value::as_object_mut)
+        && items.get("type") == Some(&json!("string"))
+    {
+        items.entry("maxLength").or_insert(json!(longest));
     }
 }
 
