@@ -281,10 +281,11 @@ impl HostPatch {
     /// Every bound of what is given, every field at fault at once.
     pub fn check(&self) -> Result<()> {
         let mut faults = Vec::new();
-        let mut keep = |checked: Result<()>| match checked {
-            Err(Error::Invalid(more)) => faults.extend(more),
+        let mut keep = |checked: Result<()>| {
             // Checks know no other error.
-            Err(_) | Ok(()) => {}
+            if let Err(Error::Invalid(more)) = checked {
+                faults.extend(more);
+            }
         };
         if let Some(name) = &self.name {
             keep(Name::parse("/name", name).map(drop));

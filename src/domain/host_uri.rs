@@ -52,9 +52,8 @@ fn fault(uri: &str) -> Option<String> {
         return says("must not have a fragment (#)");
     }
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, path) = match before.split_once('/') {
-        Some((authority, path)) => (authority, path),
-        None => return says("must name a path: /system, /session, or for test /default"),
+    let Some((authority, path)) = before.split_once('/') else {
+        return says("must name a path: /system, /session, or for test /default");
     };
     authority_fault(scheme, authority)
         .or_else(|| path_fault(scheme, path))

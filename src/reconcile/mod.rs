@@ -30,8 +30,6 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         Kind::Fence => fences::reconcile(ctx, lease).await,
         Kind::Host => hosts::reconcile(ctx, lease).await,
         Kind::Network => networks::reconcile(ctx, lease).await,
-        Kind::Image => Ok(Outcome::rest()),
         Kind::Image => images::reconcile(ctx, lease).await,
-        Kind::Network => Ok(Outcome::rest()),
     }
 }

@@ -38,7 +38,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             Ok(swept) if swept == Swept::default() => {}
             Ok(swept) => tracing::info!(?swept, "the image store was swept"),
             Err(error) => {
-                tracing::warn!(%error, "the image store could not be swept; trying again")
+                tracing::warn!(%error, "the image store could not be swept; trying again");
             }
         }
         beat.alive(ctx.clock.now());

@@ -6,9 +6,13 @@ mod memory;
 
 use std::path::PathBuf;
 
-use pileus::domain::id::{ImageId, TenantId};
+use pileus::domain::id::TenantId;
 use pileus::reconcile::images::Images;
+use pileus::reconcile::placer::Placer;
+use pileus::reconcile::{self, Context, Outcome, Parts};
 use pileus::service;
+use pileus::store;
+use pileus::store::work::{Kind, Settled};
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -61,8 +65,33 @@ pub fn reconciler(api: &Api) -> Images {
     }
 }
 
-pub async fn reconcile(api: &Api, id: &str) {
-    reconciler(api).reconcile(ImageId(id.parse().expect("an id"))).await.expect("reconciled");
+/// Takes what is due of images from the work list, as the pace loop does; gives how many were.
+async fn work(api: &Api) -> usize {
+    let app = &api.app;
+    let ctx = Context::new(Parts {
+        db: app.db.clone(),
+        config: app.config.clone(),
+        clock: app.clock.clone(),
+        cloud: app.cloud,
+        changes: app.changes.clone(),
+        hosts: app.hosts.clone(),
+        placer: Placer::default(),
+        owner: Uuid::now_v7(),
+    });
+    let mut conn = app.conn().await.expect("a connection");
+    let (length, now) = (chrono::TimeDelta::seconds(30), app.clock.now());
+    let leases = store::work::claim(&mut conn, ctx.owner, 100, length, now).await.expect("leases");
+    for lease in &leases {
+        assert_eq!(lease.kind, Kind::Image);
+        let outcome = reconcile::reconcile(&ctx, lease).await.expect("a look");
+        let Outcome::Settled { next: None, reason: None } = outcome else {
+            assert_eq!(outcome, Outcome::Gone);
+            continue;
+        };
+        let settled = Settled { next: None, reason: None, failure: None };
+        assert!(store::work::settle(&mut conn, lease, &settled, now).await.expect("settled"));
+    }
+    leases.len()
 }
 
 /// An instance of the image, as far as images are concerned.
@@ -281,11 +310,11 @@ async fn the_same_bytes_of_two_tenants_are_stored_once_until_the_last_is_deleted
         json!(files[0])
     );
     api.member.delete(&format!("/v1/images/{mine}")).await.expect(204);
-    reconcile(&api, &mine).await;
+    assert_eq!(work(&api).await, 1);
     assert_eq!(stored(&api), files);
     assert_eq!(api.stranger.get(&format!("/v1/images/{theirs}/data")).await.text, "the same bytes");
     api.stranger.delete(&format!("/v1/images/{theirs}")).await.expect(204);
-    reconcile(&api, &theirs).await;
+    assert_eq!(work(&api).await, 1);
     assert_eq!(stored(&api), [""; 0]);
     // and again, from nothing
     ready(&api.member, "disk", b"the same bytes").await;
@@ -307,16 +336,16 @@ async fn an_image_in_use_is_hidden_and_goes_with_its_last_instance() {
     let chosen = service::images::choose(&mut conn, TenantId(api.tenant_a), "/image", &id).await;
     assert!(chosen.is_err(), "no new instance is made of it");
     for instance in [one, two] {
-        reconcile(&api, &id).await;
+        assert_eq!(work(&api).await, 1);
         assert_eq!((status(&api.member, &id).await, stored(&api).len()), (json!("deleting"), 1));
-        let mut conn = api.app.conn().await.expect("a connection");
-        sqlx::query("delete from instances where id = $1")
-            .bind(instance)
-            .execute(&mut *conn)
-            .await
-            .expect("gone");
+        // What the reconciler does when it forgets an instance.
+        let gone = sqlx::query("delete from instances where id = $1").bind(instance);
+        gone.execute(&mut *conn).await.expect("gone");
+        let image = id.parse().expect("an id");
+        let now = api.app.clock.now();
+        store::work::touch(&mut conn, Kind::Image, image, now).await.expect("touched");
     }
-    reconcile(&api, &id).await;
+    assert_eq!((work(&api).await, work(&api).await), (1, 0));
     api.member.get(&path).await.problem(404, "not-found");
     assert_eq!(stored(&api), [""; 0]);
     let outcomes: Vec<_> = api
@@ -333,7 +362,7 @@ async fn an_image_in_use_is_hidden_and_goes_with_its_last_instance() {
 async fn a_sweep_frees_what_crashes_left_and_nothing_that_is_used() {
     let api = Api::start().await;
     let kept = ready(&api.member, "disk", b"kept").await;
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
     let leave = |path: PathBuf| {
         let file = std::fs::File::create(path).expect("a file");
         file.set_modified(old).expect("its time");
