@@ -2,7 +2,7 @@
 
 use axum::Json as Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -10,11 +10,16 @@ use super::extract::{Json, Peer, request_id};
 use super::problem::Problem;
 use crate::domain::auth::{JwkSet, LoggedIn, Login, Whoami};
 use crate::domain::caller::Caller;
+use crate::domain::user::PasswordChange;
 use crate::service::auth::Origin;
 use crate::service::{self, App};
 
 pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(login)).routes(routes!(whoami)).routes(routes!(jwks))
+    OpenApiRouter::new()
+        .routes(routes!(login))
+        .routes(routes!(whoami))
+        .routes(routes!(password))
+        .routes(routes!(jwks))
 }
 
 /// Log in with user and password.
@@ -39,6 +44,20 @@ async fn login(
     responses((status = 200, description = "The caller.", body = Whoami)))]
 async fn whoami(State(app): State<App>, caller: Caller) -> Result<Body<Whoami>, Problem> {
     Ok(Body(service::auth::whoami(&app, &caller).await?))
+}
+
+/// Change one's own password. Ends every login of the caller, this one too; API tokens stay.
+#[utoipa::path(post, path = "/v1/auth/password", operation_id = "change_password", tag = "auth", request_body = PasswordChange,
+    responses((status = 204, description = "Log in with the new password.")))]
+async fn password(
+    State(app): State<App>,
+    caller: Caller,
+    Peer(address): Peer,
+    Json(change): Json<PasswordChange>,
+) -> Result<StatusCode, Problem> {
+    let origin = Origin { address, request_id: caller.request_id.clone() };
+    service::users::change_password(&app, &caller, &change, &origin).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The public keys that verify our JWTs, as a JWKS document.

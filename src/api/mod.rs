@@ -14,12 +14,16 @@ pub mod images;
 pub mod keypairs;
 pub mod instances;
 mod limit;
+mod memberships;
 pub mod networks;
 mod openapi30;
 pub mod ports;
 pub mod problem;
 pub mod reply;
 mod serve;
+mod tenants;
+mod tokens;
+mod users;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -47,6 +51,10 @@ use problem::Problem;
 fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::Document::openapi())
         .merge(auth::routes())
+        .merge(tokens::routes())
+        .merge(users::routes())
+        .merge(tenants::routes())
+        .merge(memberships::routes())
         .merge(flavors::routes())
         .merge(events::routes())
         .merge(health::routes())

@@ -16,7 +16,7 @@ pub struct Login {
     #[schema(min_length = 1, max_length = 63, example = "admin")]
     pub user: String,
     /// The user's password.
-    #[schema(inline, max_length = 256, example = "correct horse battery staple")]
+    #[schema(value_type = String, format = Password, max_length = 256, example = "correct horse battery staple")]
     pub password: Password,
     /// Id or name of the tenant that the token is for. Need not be given by a user with one membership or none.
     #[serde(default)]

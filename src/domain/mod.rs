@@ -21,5 +21,6 @@ pub mod subnet;
 pub mod password;
 pub mod tenant;
 pub mod text;
+pub mod token;
 pub mod user_data;
 pub mod user;

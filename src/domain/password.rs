@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::Deserialize;
-use utoipa::ToSchema;
 
 use super::error::{Error, Result};
 
@@ -13,9 +12,8 @@ pub const PASSWORD_MIN: usize = 12;
 pub const PASSWORD_MAX: usize = 256;
 
 /// A password in clear. It has no `Serialize`, and its `Debug` says nothing.
-#[derive(Clone, Deserialize, ToSchema)]
+#[derive(Clone, Deserialize)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password, max_length = 256)]
 pub struct Password(String);
 
 impl Password {

@@ -128,23 +128,23 @@ pub struct NewTenant {
     pub description: String,
     /// What is left out is as the server's settings have it.
     #[serde(default)]
-    pub quota: QuotaChange,
+    pub quota: QuotaPatch,
 }
 
 /// What is to be changed of a tenant; the rest stays.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TenantChange {
+pub struct TenantPatch {
     #[schema(max_length = 1000, nullable = false, example = "The build team")]
     pub description: Option<String>,
     #[serde(default)]
-    pub quota: QuotaChange,
+    pub quota: QuotaPatch,
 }
 
 /// Some of the quotas.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct QuotaChange {
+pub struct QuotaPatch {
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 20)]
     pub instances: Option<i64>,
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 40)]
@@ -161,7 +161,7 @@ pub struct QuotaChange {
     pub keypairs: Option<i64>,
 }
 
-impl QuotaChange {
+impl QuotaPatch {
     /// Every bound; every field at fault at once.
     pub fn check(&self, pointer: &str) -> Result<()> {
         let rows = [
@@ -207,7 +207,7 @@ impl NewTenant {
     }
 }
 
-impl TenantChange {
+impl TenantPatch {
     pub fn check(&self) -> Result<()> {
         if let Some(description) = &self.description {
             check_text("/description", description, DESCRIPTION_MAX)?;

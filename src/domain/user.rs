@@ -35,7 +35,7 @@ pub struct NewUser {
     #[schema(min_length = 1, max_length = 63, example = "anne")]
     pub name: String,
     /// The first password: 12 to 256 characters.
-    #[schema(inline, min_length = 12, max_length = 256, example = "correct horse battery staple")]
+    #[schema(value_type = String, format = Password, min_length = 12, max_length = 256, example = "correct horse battery staple")]
     pub password: Password,
     /// An admin of the cloud may do everything, in every tenant.
     #[serde(default)]
@@ -46,16 +46,14 @@ pub struct NewUser {
 /// What is to be changed of a user; the rest stays.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct UserChange {
+pub struct UserPatch {
     /// A disabled user cannot log in, and their tokens are refused.
     #[schema(nullable = false, example = true)]
     pub enabled: Option<bool>,
     #[schema(nullable = false, example = false)]
     pub admin: Option<bool>,
     /// A new password: 12 to 256 characters. Ends every login of the user; API tokens stay.
-    #[schema(
-        inline,
-        min_length = 12,
+    #[schema(value_type = String, format = Password, min_length = 12,
         max_length = 256,
         nullable = false,
         example = "correct horse battery staple"
@@ -67,10 +65,10 @@ pub struct UserChange {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PasswordChange {
-    #[schema(inline, max_length = 256, example = "correct horse battery staple")]
+    #[schema(value_type = String, format = Password, max_length = 256, example = "correct horse battery staple")]
     pub old_password: Password,
     /// 12 to 256 characters.
-    #[schema(inline, min_length = 12, max_length = 256, example = "staple battery horse correct")]
+    #[schema(value_type = String, format = Password, min_length = 12, max_length = 256, example = "staple battery horse correct")]
     pub new_password: Password,
 }
 
@@ -81,7 +79,7 @@ impl NewUser {
     }
 }
 
-impl UserChange {
+impl UserPatch {
     pub fn check(&self) -> Result<()> {
         self.password.as_ref().map_or(Ok(()), |password| password.check_new("/password"))
     }

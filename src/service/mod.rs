@@ -11,9 +11,14 @@ pub mod instances;
 pub mod images;
 pub mod keypairs;
 pub mod limits;
+pub mod memberships;
 pub mod networks;
 pub mod ports;
 pub mod quota;
+pub mod tenants;
+pub mod tokens;
+pub mod upkeep;
+pub mod users;
 mod write;
 
 use std::ops::Deref;

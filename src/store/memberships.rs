@@ -51,11 +51,19 @@ pub async fn list(
     Ok(memberships)
 }
 
-pub async fn delete(conn: &mut PgConnection, tenant: TenantId, user: UserId) -> Result<bool> {
-    let done = sqlx::query("delete from memberships where tenant_id = $1 and user_id = $2")
-        .bind(tenant)
-        .bind(user)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+/// Gives what it was; `None` if the user was no member.
+pub async fn delete(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    user: UserId,
+) -> Result<Option<Membership>> {
+    let membership = sqlx::query_as(
+        "with gone as (delete from memberships where tenant_id = $1 and user_id = $2 returning *)
+         select gone.*, u.name as user_name from gone join users u on u.id = gone.user_id",
+    )
+    .bind(tenant)
+    .bind(user)
+    .fetch_optional(conn)
+    .await?;
+    Ok(membership)
 }

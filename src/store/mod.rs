@@ -19,6 +19,7 @@ pub mod ports;
 pub mod memberships;
 pub mod signing_keys;
 pub mod tenants;
+pub mod tokens;
 pub mod users;
 pub mod orphans;
 pub mod work;

@@ -5,6 +5,7 @@ mod sse;
 
 mod auth;
 mod cli;
+mod authorize;
 mod documents;
 mod events;
 mod flavors;
@@ -15,3 +16,7 @@ mod instances;
 mod keypairs;
 mod networks;
 mod ports;
+mod tenants;
+mod tokens;
+mod upkeep;
+mod users;
