@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 const HOST: HostId = HostId(Uuid::from_u128(0x40577));
 
-/// Everybody's password.
-pub const PASSWORD: &str = "correct horse battery staple";
+/// Everybody's password; none of the examples in the document, which the authorization test sends.
+pub const PASSWORD: &str = "everybody in the harness has this";
 
 /// A cloud with two tenants: A is `default`, with one user of each role; B has one member.
 pub struct Api {
