@@ -36,6 +36,7 @@ pub struct Tenant {
 /// How much a tenant may have at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
 pub struct Quota {
+    /// Instances whose deletion was not asked for.
     #[sqlx(rename = "quota_instances")]
     #[schema(minimum = 0, maximum = 1000000, example = 20)]
     pub instances: i64,
@@ -48,12 +49,15 @@ pub struct Quota {
     #[sqlx(rename = "quota_disk_gib")]
     #[schema(minimum = 0, maximum = 1000000000, example = 500)]
     pub disk_gib: i64,
+    /// Networks that are not being deleted.
     #[sqlx(rename = "quota_networks")]
     #[schema(minimum = 0, maximum = 1000000, example = 10)]
     pub networks: i64,
+    /// Images; one that only waits for its last instance does not count.
     #[sqlx(rename = "quota_images")]
     #[schema(minimum = 0, maximum = 1000000, example = 50)]
     pub images: i64,
+    /// SSH keypairs.
     #[sqlx(rename = "quota_keypairs")]
     #[schema(minimum = 0, maximum = 1000000, example = 100)]
     pub keypairs: i64,
@@ -76,10 +80,13 @@ pub struct Usage {
     /// Root disks of those instances.
     #[schema(minimum = 0, example = 26)]
     pub disk_gib: i64,
+    /// Networks that are not being deleted.
     #[schema(minimum = 0, example = 1)]
     pub networks: i64,
+    /// Images; one that only waits for its last instance does not count.
     #[schema(minimum = 0, example = 2)]
     pub images: i64,
+    /// SSH keypairs.
     #[schema(minimum = 0, example = 1)]
     pub keypairs: i64,
 }
@@ -145,6 +152,7 @@ pub struct TenantPatch {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaPatch {
+    /// Instances whose deletion was not asked for.
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 20)]
     pub instances: Option<i64>,
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 40)]
@@ -153,10 +161,13 @@ pub struct QuotaPatch {
     pub memory_mib: Option<i64>,
     #[schema(minimum = 0, maximum = 1000000000, nullable = false, example = 500)]
     pub disk_gib: Option<i64>,
+    /// Networks that are not being deleted.
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 10)]
     pub networks: Option<i64>,
+    /// Images; one that only waits for its last instance does not count.
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 50)]
     pub images: Option<i64>,
+    /// SSH keypairs.
     #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 100)]
     pub keypairs: Option<i64>,
 }
@@ -221,6 +232,7 @@ impl TenantPatch {
 pub struct Membership {
     pub tenant_id: TenantId,
     pub user_id: UserId,
+    /// The user's name.
     #[schema(max_length = 63, example = "anne")]
     pub user_name: String,
     pub role: Role,

@@ -50,6 +50,7 @@ pub struct UserPatch {
     /// A disabled user cannot log in, and their tokens are refused.
     #[schema(nullable = false, example = true)]
     pub enabled: Option<bool>,
+    /// An admin of the cloud may do everything, in every tenant. A change ends the user's logins.
     #[schema(nullable = false, example = false)]
     pub admin: Option<bool>,
     /// A new password: 12 to 256 characters. Ends every login of the user; API tokens stay.
@@ -65,6 +66,7 @@ pub struct UserPatch {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PasswordChange {
+    /// The password until now.
     #[schema(value_type = String, format = Password, max_length = 256, example = "correct horse battery staple")]
     pub old_password: Password,
     /// 12 to 256 characters.

@@ -233,9 +233,9 @@ async fn a_new_processs_tokens_are_good_in_the_one_that_runs() {
         config: api.app.config.clone(),
         clock: api.app.clock.clone(),
         cloud: api.app.cloud,
-        changes: Default::default(),
+        changes: pileus::store::changes::Changes::default(),
         hosts: pileus::hypervisor::Hosts::fake([]).0,
-        shutdown: Default::default(),
+        shutdown: tokio_util::sync::CancellationToken::default(),
     });
     let login = serde_json::from_value(json!({"user": "member", "password": PASSWORD}));
     let login = login.expect("a login");

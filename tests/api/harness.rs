@@ -247,11 +247,12 @@ impl Client {
 
     /// A request with more to it: `client.ask(Method::GET, path).header("if-none-match", "\"1\"").send().await`.
     pub fn ask(&self, method: Method, path: &str) -> Ask {
-        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
+        let what = format!("{method} {path}");
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        Ask { request, what: format!("{method} {path}") }
+        Ask { request, what }
     }
 }
 

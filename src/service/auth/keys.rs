@@ -80,7 +80,7 @@ impl Keys {
 
     fn held(&self, now: Time, trust: TimeDelta, fits: impl Fn(&Key) -> bool) -> Option<Arc<Key>> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        if !ring.read_at.is_some_and(|at| (now - at).abs() < trust) {
+        if ring.read_at.is_none_or(|at| (now - at).abs() >= trust) {
             return None;
         }
         ring.keys.iter().find(|key| fits(key)).cloned()

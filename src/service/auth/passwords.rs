@@ -72,13 +72,12 @@ fn hash(password: &Password) -> Result<String> {
 fn verify(password: &Password, kept: Option<&str>) -> Result<bool> {
     static NOBODY: OnceLock<String> = OnceLock::new();
     // Made whoever comes first, so that not even the first unknown user takes longer.
-    let nobody = match NOBODY.get() {
-        Some(nobody) => nobody,
-        None => {
-            let random: [u8; 32] = rand::random();
-            let made = hash(&Password::new(format!("{random:?}")))?;
-            NOBODY.get_or_init(|| made)
-        }
+    let nobody = if let Some(nobody) = NOBODY.get() {
+        nobody
+    } else {
+        let random: [u8; 32] = rand::random();
+        let made = hash(&Password::new(format!("{random:?}")))?;
+        NOBODY.get_or_init(|| made)
     };
     let parsed = PasswordHash::new(kept.unwrap_or(nobody)).map_err(Error::internal)?;
     match argon2()?.verify_password(password.expose().as_bytes(), &parsed) {
