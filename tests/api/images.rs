@@ -76,6 +76,7 @@ async fn work(api: &Api) -> usize {
         changes: app.changes.clone(),
         hosts: app.hosts.clone(),
         placer: Placer::default(),
+        settling: reconcile::Turns::default(),
         owner: Uuid::now_v7(),
     });
     let mut conn = app.conn().await.expect("a connection");
