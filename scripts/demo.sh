@@ -73,17 +73,21 @@ ended() {
     return 1
 }
 
-# Removes whatever bears this cloud's mark, for when the demo did not come to its own end.
+# Removes whatever of this cloud is on the host, by its mark: guests and networks while its libvirtd runs, and once more
+# when the server has ended, which would make its storage pools anew.
 sweep() {
     [ -f "$state/cloud-id" ] || return 0
-    local mark name pid proc
+    local mark name proc
     mark=$(mark)
-    if virsh uri >/dev/null 2>&1; then
+    if virsh uri; then
         for name in $(virsh list --all --name | grep "^$mark"); do virsh destroy "$name" || virsh undefine "$name"; done
         for name in $(virsh net-list --all --name | grep "^$mark"); do
             virsh net-destroy "$name" || true
             virsh net-undefine "$name" || true
         done
+    fi
+    ! alive || return 0
+    if virsh uri; then
         for name in $(virsh pool-list --all --name | grep "^$mark"); do
             virsh pool-destroy "$name" || true
             virsh pool-undefine "$name" || true
@@ -91,10 +95,12 @@ sweep() {
     fi
     # A guest that no libvirtd was there to end.
     for proc in /proc/[0-9]*; do
-        if tr '\0' ' ' <"$proc/cmdline" 2>/dev/null | grep -q "qemu.* guest=$mark-"; then
-            kill -KILL "${proc#/proc/}" 2>/dev/null || true
+        if tr '\0' ' ' <"$proc/cmdline" | grep -q "qemu.* guest=$mark-"; then
+            kill -KILL "${proc#/proc/}" || true
         fi
     done
+    # What libvirt keeps of the pools when it is not running, and QEMU's own logs, which it keeps for ever.
+    rm -f "/etc/libvirt/storage/$mark"*.xml "/etc/libvirt/storage/autostart/$mark"*.xml "/var/log/libvirt/qemu/$mark"-*.log
 } >/dev/null 2>&1
 
 finish() {
@@ -114,6 +120,7 @@ finish() {
         kill -TERM "$server"
         ended "$server" 30 || true
     fi
+    server=
     # What a `pileus up` that died could not end.
     for record in "$state"/libvirtd.json "$state"/virtlogd.json "$state"/postgres/data/postmaster.pid; do
         [ -f "$record" ] || continue
@@ -123,6 +130,7 @@ finish() {
             postgres) kill -INT "$pid" && ended "$pid" 10 ;;
         esac || true
     done
+    sweep || true
     if [ "$code" != 0 ] && [ "$code" != 130 ]; then
         if [ -s "$log" ]; then
             echo "demo: the end of the server's log:" >&2
@@ -313,11 +321,10 @@ say "files in its pool: $(grep -c . <<<"$files" || true), the cached base image 
 
 step "What happened, in the feed's order"
 api GET "/v1/events?resource_id=$gone&limit=100"
-show '.items[] | "\(.seq)  \(.at | sub("\\.[0-9]+"; ""))  \(.kind)  \(.outcome)  by \(.actor.name? // .actor)"'
+show '.items[] | "\(.seq)  \(.at | sub("\\.[0-9]+"; ""))  \(.kind)  \(.outcome)\(.detail.power.to // "" | if . != "" then ": " + . else . end)  by \(.actor.name? // .actor)"'
 instance=
 
 step "Ending the cloud (SIGTERM)"
-sweep
 kill -TERM "$server"
 ended "$server" 30 || die "pileus up did not end within 30 seconds"
 server=

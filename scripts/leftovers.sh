@@ -19,7 +19,7 @@ things() {
         # Bridges of networks, interfaces of guests, and what tests name after us.
         ip -o link show 2>/dev/null | awk -F ': ' '
             { sub(/@.*/, "", $2) }
-            $2 ~ /^(pl[0-9a-f]{12}|vnet[0-9]+|pileus.*)$/ { print "interface " $2 }'
+            $2 ~ /^pl[0-9a-f]+$/ && length($2) == 14 || $2 ~ /^(vnet[0-9]+|pileus.*)$/ { print "interface " $2 }'
         find /tmp /var/tmp -mindepth 1 -maxdepth 1 -name 'pileus-*' ! -path "$dir" ! -path "$dir.*" 2>/dev/null | sed 's/^/file /'
         find /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt -name '*pileus-*' -prune 2>/dev/null | sed 's/^/file /'
     } | sort -u

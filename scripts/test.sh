@@ -47,6 +47,8 @@ failed=0
 limit=(timeout --kill-after=30 "$deadline_s")
 [ ! -t 0 ] || limit=()
 TMPDIR=$run "${limit[@]}" cargo test "${targets[@]}" --no-fail-fast -- "$@" 2>&1 | tee "$run.log" || failed=${PIPESTATUS[0]}
+# Once more at the end, since much is printed in between.
+bad_tests=$(grep -E '^test .* FAILED$' "$run.log" || true)
 [ "$failed" != 124 ] || say "not done after $deadline_s s: ended"
 
 read -r total passed ignored < <(awk '
@@ -54,6 +56,7 @@ read -r total passed ignored < <(awk '
     END { print passed + failed + 0, passed + 0, ignored + 0 }' "$run.log")
 trap - EXIT
 finish || failed=1
+[ -z "$bad_tests" ] || printf '\n%s\n' "$bad_tests"
 # One line for all binaries, in the form of nextest's summary.
 bad=$((total - passed))
 printf '     Summary [%8.3fs] %d tests run: %d passed, %s%d skipped\n' \

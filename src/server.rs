@@ -20,7 +20,7 @@ use crate::domain::id::HostId;
 use crate::domain::password::Password;
 use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
 use crate::reconcile::placer::Placer;
-use crate::service::bootstrap::{self, Bootstrap};
+use crate::service::bootstrap::{self, Bootstrap, Bootstrapped};
 use crate::service::{App, Parts, images};
 use crate::store::changes::Changes;
 use crate::{api, reconcile, store};
@@ -31,6 +31,9 @@ const SIGNALS: usize = 4096;
 const HOST_PATIENCE: Duration = Duration::from_secs(20);
 /// Name of the image that `up` offers.
 const GUEST_IMAGE: &str = "pileus-guest";
+
+/// The first admin's name, where nobody gave another.
+const ADMIN: &str = "admin";
 
 /// What `pileus up` brings along beside the settings.
 #[derive(Debug, Clone)]
@@ -81,8 +84,12 @@ pub async fn run(
         shutdown: stop.clone(),
     });
     let mut loops = loops(&app, signals).await?;
-    if let Some(local) = &local {
-        begin(&app, local).await?;
+    match (&local, &app.config.admin_password) {
+        (Some(local), _) => begin(&app, local).await?,
+        (None, Some(password)) => {
+            first_things(&app, ADMIN, password).await?;
+        }
+        (None, None) => {}
     }
     tracing::info!(url, %cloud, "serving");
     let mut serving = pin!(api::serve(listener, app));
@@ -105,12 +112,7 @@ pub async fn run(
 
 /// What `pileus up` brings along becomes a cloud: admin, flavors, host, network, image. Done again at every start.
 async fn begin(app: &App, local: &Local) -> Result<()> {
-    let wanted = Bootstrap {
-        admin_user: local.admin_user.clone(),
-        admin_password: Password::new(local.admin_password.expose()),
-    };
-    let begun =
-        bootstrap::ensure(app, &wanted).await.context("the cloud's first things were not made")?;
+    let begun = first_things(app, &local.admin_user, &local.admin_password).await?;
     if let Some(host) = &local.host {
         let id = bootstrap::local_host(app, &host.uri, host.virt_type).await?;
         if !bootstrap::host_answered(app, id, HOST_PATIENCE).await? {
@@ -128,6 +130,13 @@ async fn begin(app: &App, local: &Local) -> Result<()> {
         ),
     }
     Ok(())
+}
+
+/// An admin, a tenant, flavors.
+async fn first_things(app: &App, admin: &str, password: &Secret) -> Result<Bootstrapped> {
+    let wanted =
+        Bootstrap { admin_user: admin.into(), admin_password: Password::new(password.expose()) };
+    bootstrap::ensure(app, &wanted).await.context("the cloud's first things were not made")
 }
 
 /// The setting, or the first that is there of what `make guest` built beside this binary and what a package installed.
@@ -191,5 +200,44 @@ fn ended_early(ended: Result<(), JoinError>, stop: &CancellationToken) -> Result
         Ok(()) if stop.is_cancelled() => Ok(()),
         Ok(()) => bail!("a loop ended before its time"),
         Err(e) => Err(e).context("a loop failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::postgres::throwaway;
+    use crate::config::Flags;
+
+    /// Serves on a new database until the user `admin` is there, or for `looks` looks; gives whether it is.
+    async fn serve(settings: &[(&str, &str)]) -> bool {
+        let database = throwaway::migrated(&store::MIGRATIONS).await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let flags = settings
+            .iter()
+            .fold(Flags::default(), |flags, (key, text)| flags.set(key, *text))
+            .set("listen", "127.0.0.1:0")
+            .set("state_dir", state.path().to_string_lossy());
+        let config = Config::load(&flags, []).unwrap();
+        let stop = CancellationToken::new();
+        let begun = config.admin_password.is_some();
+        let server = tokio::spawn(run(config, database.clone(), None, stop.clone()));
+        let db = store::connect(database, 2).await.unwrap();
+        let mut found = false;
+        while begun && !found && !server.is_finished() {
+            let mut conn = db.acquire().await.unwrap();
+            found = store::users::find_by_name(&mut conn, ADMIN).await.unwrap().is_some();
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        server.await.unwrap().unwrap();
+        let mut conn = db.acquire().await.unwrap();
+        found || store::users::find_by_name(&mut conn, ADMIN).await.unwrap().is_some()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn serve_makes_the_first_admin_only_with_a_password_from_its_settings() {
+        assert!(serve(&[("admin_password", "correct horse battery staple")]).await);
+        assert!(!serve(&[]).await);
     }
 }

@@ -130,6 +130,7 @@ settings! {
         image_check_memory_mib: u64 = "1024" in 256..=16384, "Most memory (address space) that qemu-img may take";
     }
     "Logins" {
+        #[secret] admin_password: Option<Secret> = "", "Password of the user `admin` that `serve` makes where there is none; a password that was changed since stays. `up` makes its own";
         login_attempts_per_minute: u32 = "10" in 1..=10000, "Most attempts per user name, and per client address, in a minute";
         token_ttl: Duration[s] = "900" in 10..=86400, "Life of the token that a login gives";
         key_rotation: Duration[days] = "30" in 1..=3650, "Age at which the key that signs tokens is replaced";
