@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{Context, Outcome, Trouble, host_networks, instances};
+use super::{Context, Outcome, Trouble, host_images, host_networks, instances};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::IncarnationId;
 use crate::store::work::{self, Kind, Lease};
@@ -40,6 +40,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     }
     let mut tx = ctx.write(lease).await?;
     store::incarnations::release(&mut tx, id).await?;
+    host_images::users_left(&mut tx, host, ctx.clock.now()).await?;
     work::remove(&mut tx, Kind::Fence, lease.item).await?;
     let subject = Subject {
         kind: "instance",
@@ -50,5 +51,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     ctx.event(&mut tx, "instance.fenced", subject, EventOutcome::Done, json!({ "host_id": host }))
         .await?;
     tx.commit().await?;
+    instances::wake_unplaced(ctx).await?;
+    ctx.changes.wake();
     Ok(Outcome::Gone)
 }

@@ -51,11 +51,14 @@ pub async fn want(
     if row.as_ref().is_some_and(|row| row.present) {
         return Ok(Outcome::Again);
     }
-    let account = work::account(&mut tx, Kind::HostImage, id).await?;
-    if account.as_ref().is_none_or(|account| account.due_at.is_none()) {
-        work::touch(&mut tx, Kind::HostImage, id, now).await?;
-    }
     tx.commit().await?;
+    // With no lock held: the one who uploads holds the item, and wants the row. Lost in a crash, the next look does it.
+    let mut conn = ctx.conn().await?;
+    let account = work::account(&mut conn, Kind::HostImage, id).await?;
+    if account.as_ref().is_none_or(|account| account.due_at.is_none()) {
+        work::touch(&mut conn, Kind::HostImage, id, now).await?;
+    }
+    drop(conn);
     ctx.changes.wake();
     fault::point("base_wanted");
     let mib = |bytes: i64| bytes / (1 << 20);
@@ -77,8 +80,8 @@ pub async fn want(
 pub async fn lost(ctx: &Context, host: HostId, sha256: &str) -> Result<(), Trouble> {
     let mut tx = ctx.db.begin().await?;
     if let Some(row) = store::host_images::find(&mut tx, host, sha256).await? {
-        store::host_images::set_present(&mut tx, row.id, false).await?;
         work::touch_afresh(&mut tx, Kind::HostImage, row.id, ctx.clock.now()).await?;
+        store::host_images::set_present(&mut tx, row.id, false).await?;
     }
     tx.commit().await?;
     ctx.changes.wake();
@@ -96,7 +99,16 @@ pub async fn user_left(
     if let Some(blob) = blob
         && let Some(row) = store::host_images::find(tx, host, &blob.sha256).await?
     {
+        // The item before the row, as its worker has it.
+        work::touch(tx, Kind::HostImage, row.id, now).await?;
         store::host_images::used(tx, row.id, now).await?;
+    }
+    Ok(())
+}
+
+/// The same where nobody knows any more which image it was: every base of the host is looked at.
+pub async fn users_left(tx: &mut Tx, host: HostId, now: Time) -> Result<(), Trouble> {
+    for row in store::host_images::on_host(tx, host).await? {
         work::touch(tx, Kind::HostImage, row.id, now).await?;
     }
     Ok(())
@@ -172,10 +184,14 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
     fault::point("base_uploaded");
     let mut tx = ctx.write(lease).await?;
     store::host_images::set_present(&mut tx, row.id, true).await?;
-    for instance in store::instances::waiting_for_image(&mut tx, row.host_id, &row.sha256).await? {
-        work::touch(&mut tx, Kind::Instance, instance, ctx.clock.now()).await?;
-    }
     tx.commit().await?;
+    // With no lock held: those who wait hold themselves, and want the row. Lost in a crash, they look again by themselves.
+    let mut conn = ctx.conn().await?;
+    for instance in store::instances::waiting_for_image(&mut conn, row.host_id, &row.sha256).await?
+    {
+        work::touch(&mut conn, Kind::Instance, instance, ctx.clock.now()).await?;
+    }
+    drop(conn);
     ctx.changes.wake();
     Ok(Outcome::Again)
 }
@@ -186,7 +202,16 @@ async fn remove(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
     let unused = store::host_images::retire(&mut tx, row.id).await?;
     tx.commit().await?;
     if !unused {
-        return Ok(Outcome::Again);
+        let row = store::host_images::get(&mut *ctx.conn().await?, row.id).await?;
+        return Ok(if row.is_some_and(|row| row.users == 0) {
+            // Looked at anew when the fence is done.
+            Outcome::wait(
+                TimeDelta::seconds(60),
+                "what was left behind on the host may stand on it",
+            )
+        } else {
+            Outcome::Again
+        });
     }
     let name = row.volume();
     ctx.host(row.host_id, "delete a base image", move |host| host.delete_volume(&name)).await?;

@@ -139,24 +139,30 @@ async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()>
     let mut tx = ctx.db.begin().await?;
     store::hosts::observe(&mut tx, host.id, facts.host_uuid, &value, totals, now).await?;
     if host.health != "up" {
-        // What could not be asked or reached waits for this.
-        for resting in store::instances::on_host(&mut tx, host.id).await? {
-            work::touch(&mut tx, Kind::Instance, resting.id.0, now).await?;
-        }
-        for fence in store::incarnations::fenced_on_host(&mut tx, host.id).await? {
-            work::touch(&mut tx, Kind::Fence, fence.0, now).await?;
-        }
-        for image in store::host_images::on_host(&mut tx, host.id).await? {
-            work::touch(&mut tx, Kind::HostImage, image.id, now).await?;
-        }
         let detail = json!({ "from": host.health, "host_uuid": facts.host_uuid });
         ctx.event(&mut tx, "host.up", subject(host), EventOutcome::Seen, detail).await?;
     }
-    // Perhaps there is more room than before.
-    for id in store::instances::unplaced(&mut tx, 1000).await? {
-        work::touch(&mut tx, Kind::Instance, id.0, now).await?;
-    }
     tx.commit().await?;
+    // Each by itself, with no lock held: their workers hold them, and want this host's row. All of them look again by
+    // themselves too, later.
+    let mut conn = ctx.conn().await?;
+    if host.health != "up" {
+        // What could not be asked or reached waits for this.
+        for resting in store::instances::on_host(&mut conn, host.id).await? {
+            work::touch(&mut conn, Kind::Instance, resting.id.0, now).await?;
+        }
+        for fence in store::incarnations::fenced_on_host(&mut conn, host.id).await? {
+            work::touch(&mut conn, Kind::Fence, fence.0, now).await?;
+        }
+        for image in store::host_images::on_host(&mut conn, host.id).await? {
+            work::touch(&mut conn, Kind::HostImage, image.id, now).await?;
+        }
+    }
+    // Perhaps there is more room than before.
+    for id in store::instances::unplaced(&mut conn, 1000).await? {
+        work::touch(&mut conn, Kind::Instance, id.0, now).await?;
+    }
+    drop(conn);
     ctx.changes.changed(host.id.0);
     ctx.changes.wake();
     Ok(())
@@ -200,11 +206,10 @@ async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<()> {
         return Ok(());
     }
     let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
+    let mut conn = ctx.conn().await?;
     for row in strays {
-        work::touch(&mut tx, Kind::Instance, row.id.0, now).await?;
+        work::touch(&mut conn, Kind::Instance, row.id.0, now).await?;
     }
-    tx.commit().await?;
     ctx.changes.wake();
     Ok(())
 }

@@ -118,13 +118,14 @@ pub async fn used(conn: &mut PgConnection, id: Uuid, now: Time) -> Result<()> {
     Ok(())
 }
 
-/// Nobody may count on it any more; `false` where an instance does.
+/// Nobody may count on it any more; `false` where an instance does, and while anything that was left behind on the host, of
+/// which nobody knows its image any more, may stand on it.
 pub async fn retire(conn: &mut PgConnection, id: Uuid) -> Result<bool> {
     let done = sqlx::query(
         "update host_images p set present = false where p.id = $1 and not exists (
-             select from incarnations c join instances i on i.id = c.instance_id
-             join images m on m.id = i.image_id and m.sha256 = p.sha256
-             where c.host_id = p.host_id)",
+             select from incarnations c left join instances i on i.id = c.instance_id
+             left join images m on m.id = i.image_id
+             where c.host_id = p.host_id and (m.sha256 = p.sha256 or c.fenced_at is not null))",
     )
     .bind(id)
     .execute(conn)

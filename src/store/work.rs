@@ -64,7 +64,18 @@ pub async fn touch(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -
     Ok(())
 }
 
-/// The same, and forgets past failures: somebody changed the wish, or asked to try now.
+/// Locks the item's row, where it has one, until the transaction ends. A worker's writes take the item first and its noun
+/// second; whoever will touch an item whose noun they lock does the same, or the two wait for each other.
+pub async fn lock(conn: &mut PgConnection, kind: Kind, item: Uuid) -> Result<()> {
+    sqlx::query("select from work where kind = $1 and item = $2 for update")
+        .bind(kind)
+        .bind(item)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// `touch`, and forgets past failures: somebody changed the wish, or asked to try now.
 pub async fn touch_afresh(
     conn: &mut PgConnection,
     kind: Kind,

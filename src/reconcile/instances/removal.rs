@@ -11,6 +11,15 @@ use crate::reconcile::{Context, Trouble, fault, host_images, host_networks};
 use crate::store;
 use crate::store::work::{self, Kind};
 
+/// Some room came free. With no lock held, since their workers hold them; lost in a crash, they look again by themselves.
+pub async fn wake_unplaced(ctx: &Context) -> Result<(), Trouble> {
+    let mut conn = ctx.conn().await?;
+    for id in store::instances::unplaced(&mut conn, 100).await? {
+        work::touch(&mut conn, Kind::Instance, id.0, ctx.clock.now()).await?;
+    }
+    Ok(())
+}
+
 /// Takes everything of the incarnation from its host. Every part may be gone already.
 pub async fn clean_host(
     ctx: &Context,
@@ -52,12 +61,12 @@ impl Look<'_> {
         if let Some((incarnation, host)) = placed {
             store::incarnations::release(&mut tx, incarnation).await?;
             host_images::user_left(&mut tx, host, self.record.image_id, now).await?;
-            for id in store::instances::unplaced(&mut tx, 100).await? {
-                work::touch(&mut tx, Kind::Instance, id.0, now).await?;
-            }
         }
         self.finish(&mut tx, json!({})).await?;
         tx.commit().await?;
+        if placed.is_some() {
+            wake_unplaced(self.ctx).await?;
+        }
         self.ctx.changes.changed(self.record.id.0);
         self.ctx.changes.wake();
         fault::point("forgotten");

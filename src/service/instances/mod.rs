@@ -217,6 +217,8 @@ async fn locked(
     id: InstanceId,
     if_match: Option<i64>,
 ) -> Result<Record> {
+    // The item before the instance, as the reconciler's writes have it.
+    store::work::lock(write.conn(), Kind::Instance, id.0).await?;
     let record = store::instances::lock(write.conn(), caller.scope(), id).await?;
     let record = record.ok_or_else(|| Error::not_found("instance", id))?;
     if_match.map_or(Ok(()), |wanted| same_revision(wanted, record.revision))?;
