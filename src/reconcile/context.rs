@@ -135,6 +135,12 @@ impl Context {
         Ok(tx)
     }
 
+    /// Whether the lease still holds, asked right before an effect on a host: who was held up for longer than it must not touch
+    /// what its successor made.
+    pub async fn confirm(&self, lease: &Lease) -> Result<()> {
+        store::work::guard(&mut *self.conn().await?, lease).await
+    }
+
     /// A host call with the usual deadline.
     pub async fn host<T: Send + 'static>(
         &self,

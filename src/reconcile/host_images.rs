@@ -155,6 +155,7 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
     // Dropped when the lease is lost: the next progress report then stops the upload.
     let alive = Arc::new(());
     let watch = Arc::downgrade(&alive);
+    ctx.confirm(lease).await?;
     let call = ctx.long_host_call(row.host_id, "upload the image", UPLOAD_MAX, move |host| {
         let mut file = File::open(&path).map_err(|error| {
             Fault::permanent(format!("the image's bytes cannot be read: {error}"))

@@ -106,20 +106,24 @@ impl Look<'_> {
             }
             (Step::Start, Some((incarnation, host))) => self.start(incarnation, host).await,
             (Step::Pause, Some((_, host))) => {
+                self.ctx.confirm(self.lease).await?;
                 self.ctx.host(host, "pause", move |host| host.pause(id)).await?;
                 Ok(Outcome::Again)
             }
             (Step::Resume, Some((_, host))) => {
+                self.ctx.confirm(self.lease).await?;
                 self.ctx.host(host, "resume", move |host| host.resume(id)).await?;
                 Ok(Outcome::Again)
             }
             (Step::Shutdown { again }, Some((_, host))) => {
+                self.ctx.confirm(self.lease).await?;
                 self.ctx
                     .host(host, "press the power button", move |host| host.shutdown(id))
                     .await?;
                 Ok(Outcome::wait(again, "the guest was asked to power off"))
             }
             (Step::PowerOff, Some((_, host))) => {
+                self.ctx.confirm(self.lease).await?;
                 self.ctx.host(host, "power off", move |host| host.power_off(id)).await?;
                 fault::point("powered_off");
                 Ok(Outcome::Again)

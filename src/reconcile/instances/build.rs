@@ -25,6 +25,7 @@ impl Look<'_> {
             capacity_bytes: u64::try_from(self.record.disk_gib).unwrap_or(0) << 30,
         };
         fault::point("disk_creating");
+        self.ctx.confirm(self.lease).await?;
         let made = self
             .ctx
             .host(host, "create the disk", move |host| {
@@ -78,6 +79,7 @@ impl Look<'_> {
             length: bytes.len() as u64,
             virtual_bytes: bytes.len() as u64,
         };
+        self.ctx.confirm(self.lease).await?;
         self.ctx
             .host(host, "write the seed", move |host| {
                 host.upload(&upload, &mut bytes.as_slice(), &mut |_| true)
