@@ -3,6 +3,7 @@
 mod parts;
 #[cfg(test)]
 mod tests;
+mod variants;
 mod words;
 
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterBuilder, ParameterIn};
@@ -11,6 +12,7 @@ use utoipa::openapi::{OpenApi, PathItem, Ref, RefOr, Response, SecurityRequireme
 
 use crate::service::authorize::{Need, need};
 
+pub use variants::plain;
 pub use words::fill;
 
 /// The head of the document; the paths come from the routers.

@@ -35,6 +35,7 @@ struct Ordered {
 /// The document as people read it and as it is committed.
 pub fn pretty(version: Version) -> Result<String> {
     let mut value = serde_json::to_value(super::openapi()).map_err(Error::internal)?;
+    document::plain(&mut value);
     document::fill(&mut value);
     if version == Version::V30 {
         value = openapi30::convert(value);
