@@ -182,6 +182,7 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
         () = report => {}
     }
     drop(alive);
+    tracing::info!(host = %row.host_id, sha256 = row.sha256, bytes = row.size_bytes, "a base image was uploaded");
     fault::point("base_uploaded");
     let mut tx = ctx.write(lease).await?;
     store::host_images::set_present(&mut tx, row.id, true).await?;

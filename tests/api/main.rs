@@ -1,5 +1,7 @@
 //! The API, spoken to over HTTP: a real server on a free port, a real PostgreSQL, a module a noun.
 
+#[path = "../common/client.rs"]
+mod client;
 mod harness;
 mod sse;
 

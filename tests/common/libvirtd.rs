@@ -85,6 +85,14 @@ impl Libvirtd {
         command
     }
 
+    /// A command with the host's files and among its processes, ended with it, but in the network of the tests.
+    pub fn command_beside(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.init.to_string(), "--mount", "--pid", "--"]);
+        command.arg(program.as_ref());
+        command
+    }
+
     /// Runs a command inside the host to its end and gives what it printed; panics where it fails.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
         let output = self.command(program).args(args).output().expect("run nsenter");
