@@ -69,7 +69,7 @@ pub async fn run(
         .context("the database cannot be reached")?;
     store::migrate(&db).await.context("the schema was not changed")?;
     let clock = Clock::System;
-    let proposed = local.as_ref().map_or_else(Uuid::now_v7, |local| local.cloud);
+    let proposed = local.as_ref().map_or_else(Uuid::new_v4, |local| local.cloud);
     let cloud = store::cloud::ensure(&mut *db.acquire().await?, proposed, clock.now()).await?;
     let url = config.url();
     let changes = Changes::default();

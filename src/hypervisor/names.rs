@@ -1,4 +1,4 @@
-//! What our things are called on a host: names carry the cloud's id, so that two clouds can share a host.
+//! What our things are called on a host: names carry the random front of the cloud's id, so that two clouds can share a host.
 
 use uuid::Uuid;
 

@@ -31,7 +31,7 @@ mod tests {
     async fn the_first_id_stays() {
         let options = crate::cli::postgres::throwaway::migrated(&crate::store::MIGRATIONS).await;
         let mut conn = options.unwrap().connect().await.unwrap();
-        let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
         let now = DateTime::UNIX_EPOCH;
         assert_eq!(ensure(&mut conn, first, now).await.unwrap(), first);
         assert_eq!(ensure(&mut conn, second, now).await.unwrap(), first);

@@ -76,7 +76,8 @@ impl StateDir {
                 format!("{} holds no UUID: write the id of the cloud into it", path.display())
             }),
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let id = Uuid::now_v7();
+                // Its front is in the names of our things on a host: that of a UUIDv7 is the same for a minute.
+                let id = Uuid::new_v4();
                 self.write("cloud-id", format!("{id}\n").as_bytes())?;
                 Ok(id)
             }
