@@ -14,8 +14,8 @@ use crate::audit::Expected;
 use crate::client::Client;
 use crate::cloud::{Cloud, SOON};
 
-/// Of its own, so that two clouds of one host do not meet.
-const SETTINGS: [(&str, &str); 1] = [("network-pool", "10.97.0.0/16")];
+/// A CIDR pool of its own, so that clouds of one host do not meet; and what a dead server held is soon free again.
+const SETTINGS: [(&str, &str); 2] = [("network-pool", "10.97.0.0/16"), ("reconcile-lease-s", "3")];
 
 /// A disk without a system on it: a guest that runs, and does next to nothing. No two are alike.
 fn bytes(number: u8) -> Vec<u8> {
@@ -128,7 +128,8 @@ async fn kill_nine_at_random_moments() {
         .map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
     println!("PILEUS_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cloud = Cloud::new(&[("network-pool", "10.98.0.0/16")]).await;
+    let mut cloud =
+        Cloud::new(&[("network-pool", "10.98.0.0/16"), ("reconcile-lease-s", "3")]).await;
     let image = cloud.raw_image("churn", bytes(0)).await;
 
     // Six creates; every second is deleted as soon as it was asked for.
