@@ -15,8 +15,18 @@ use uuid::Uuid;
 use crate::harness::{Answer, Api, Client, PASSWORD};
 
 /// Nouns whose things this test must be able to make, so that it does not come to try random ids unnoticed.
-const MUST_BE_MADE: &[&str] =
-    &["flavors", "images", "keypairs", "networks", "ports", "tenants", "tokens", "users"];
+const MUST_BE_MADE: &[&str] = &[
+    "flavors",
+    "hosts",
+    "images",
+    "instances",
+    "keypairs",
+    "networks",
+    "ports",
+    "tenants",
+    "tokens",
+    "users",
+];
 
 /// One operation of the document.
 struct Operation {
@@ -60,11 +70,18 @@ fn every_operation_has_one_row_of_the_matrix_and_every_row_an_operation() {
 
 #[tokio::test]
 async fn each_operation_lets_in_whom_the_matrix_says_and_nobody_else() {
-    let quota = "100000";
+    let plenty = ["instances", "vcpus", "memory_mib", "disk_gib", "networks", "images", "keypairs"];
     let api = Api::start_with(|flags| {
-        flags.set("quota_networks", quota).set("quota_images", quota).set("quota_keypairs", quota)
+        plenty.iter().fold(flags, |flags, what| flags.set(&format!("quota_{what}"), "100000"))
     })
     .await;
+    // The one that the example of an instance names.
+    api.image("pileus-guest").await;
+    // The stranger is an owner at home, so that no role is what keeps them out.
+    let stranger = api.stranger.get("/v1/auth/whoami").await.expect(200);
+    let member = stranger["user"]["id"].as_str().expect("an id");
+    let path = format!("/v1/tenants/{}/members/{member}", api.tenant_b);
+    api.admin.put(&path, &json!({"role": "owner"})).await.expect(200);
     let world = World { document: document(), api: &api };
     for noun in MUST_BE_MADE {
         assert!(world.make(noun).await.is_some(), "no {noun} can be made with the examples");
@@ -106,7 +123,7 @@ impl World<'_> {
         let api = self.api;
         [
             who("anonymous", &api.anonymous, None, false, false),
-            who("stranger", &api.stranger, Some(Role::Member), false, false),
+            who("stranger", &api.stranger, Some(Role::Owner), false, false),
             who("reader", &api.reader, Some(Role::Reader), false, true),
             who("member", &api.member, Some(Role::Member), false, true),
             who("owner", &api.owner, Some(Role::Owner), false, true),
