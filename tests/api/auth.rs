@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta};
 use pileus::domain::clock::Clock;
+use pileus::service::auth::authenticate;
 use serde_json::{Value, json};
 
 use crate::harness::{Api, PASSWORD};
@@ -244,4 +245,24 @@ async fn a_new_processs_tokens_are_good_in_the_one_that_runs() {
     let token = logged_in.expect("logged in").token;
     api.app.clock.advance(TimeDelta::seconds(2));
     api.anonymous.with_token(&token).get("/v1/auth/whoami").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_token_that_was_seen_a_moment_ago_costs_no_query() {
+    let api = Api::start_at(manual(), |flags| flags).await;
+    let jwt = api.member.token.clone().expect("a token");
+    let made = api.member.post("/v1/tokens", &json!({"name": "ci"})).await.expect(201);
+    let secret = made["secret"].as_str().expect("a secret").to_owned();
+    for token in [&jwt, &secret] {
+        authenticate(&api.app, token).await.expect("the member");
+    }
+    api.app.db.close().await;
+    for token in [&jwt, &secret] {
+        let caller = authenticate(&api.app, token).await.expect("without the database");
+        assert_eq!(caller.user_name, "member");
+    }
+    api.app.clock.advance(TimeDelta::seconds(5));
+    for token in [&jwt, &secret] {
+        authenticate(&api.app, token).await.expect_err("what is older is looked up");
+    }
 }
