@@ -42,10 +42,15 @@ pub struct Swept {
 /// One look at a deleted image.
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Look, Trouble> {
     let id = ImageId(lease.item);
+    let was_there = store::images::get(&mut *ctx.conn().await?, None, id).await?.is_some();
     Images::of(ctx).reconcile(id).await?;
     let mut tx = ctx.write(lease).await?;
     if store::images::get(&mut tx, None, id).await?.is_some() {
         return Ok(Look::rest());
+    }
+    if was_there {
+        // It may have been deleted after its bytes were looked at: they would wait for the next full scan.
+        return Ok(Look::Again);
     }
     work::remove(&mut tx, Kind::Image, id.0).await?;
     tx.commit().await?;
