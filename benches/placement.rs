@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench placement [-- HOSTS...]`: medians of one run, and the memory of the index a host.
 
-#![expect(unsafe_code, reason = "an allocator that counts cannot be written without")]
+#![allow(unsafe_code, reason = "an allocator that counts cannot be written without")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;

@@ -244,7 +244,7 @@ fn unknown_variables(env: &BTreeMap<String, String>) -> Vec<String> {
             let key = name.trim_start_matches("PILEUS_").to_lowercase();
             format!(
                 "variable {name} is no setting and is ignored{}",
-                nearest(&key, |s| s.variable())
+                nearest(&key, Setting::variable)
             )
         })
         .collect()

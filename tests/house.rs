@@ -141,7 +141,10 @@ fn files() -> Vec<Source> {
 }
 
 fn sources() -> Vec<Source> {
-    let sources: Vec<_> = files().into_iter().filter(|file| file.path.ends_with(".rs")).collect();
+    let sources: Vec<_> = files()
+        .into_iter()
+        .filter(|file| Path::new(&file.path).extension().is_some_and(|end| end == "rs"))
+        .collect();
     assert!(sources.iter().any(|source| source.path == "src/lib.rs"), "the sources are not found");
     sources
 }

@@ -71,11 +71,14 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 
 /// Serves `text` with its checksum as `ETag`.
 fn fixed<S: Clone + Send + Sync + 'static>(text: Result<String>) -> axum::routing::MethodRouter<S> {
-    let text = text.map(Bytes::from).unwrap_or_else(|error| {
-        // Our own types always make JSON.
-        tracing::error!(%error, "the OpenAPI document cannot be written");
-        Bytes::new()
-    });
+    let text = text.map_or_else(
+        |error| {
+            // Our own types always make JSON.
+            tracing::error!(%error, "the OpenAPI document cannot be written");
+            Bytes::new()
+        },
+        Bytes::from,
+    );
     let sum: String = Sha256::digest(&text)[..8].iter().map(|b| format!("{b:02x}")).collect();
     let tag = HeaderValue::from_str(&format!("\"{sum}\""));
     let tag = tag.unwrap_or(HeaderValue::from_static("\"\""));

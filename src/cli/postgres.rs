@@ -43,7 +43,7 @@ impl Postgres {
         let keeper = tokio::spawn(keep(cluster.clone(), postmaster, stop.clone()));
         Ok(Self {
             options: options.database(DATABASE),
-            url: cluster.url(&socket_dir),
+            url: Cluster::url(&socket_dir),
             stop,
             keeper,
         })

@@ -59,7 +59,8 @@ fn bounded(number: Option<f64>, whole: &str, setting: &Setting) -> Result<f64, S
 }
 
 macro_rules! whole_number {
-    ($($type:ty),*) => {$(impl Value for $type {
+    ($($type:ty),*) => {$(#[allow(clippy::cast_lossless, reason = "only some of the types")]
+    impl Value for $type {
         fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
             let number: Option<$type> = text.parse().ok();
             // Every bound is below 2^53, where f64 is exact.

@@ -159,7 +159,9 @@ impl FakeHost {
     fn tell(&self, signals: Vec<Signal>) {
         let sinks = lock(&self.sinks).clone();
         for signal in signals {
-            sinks.iter().for_each(|sink| sink(signal.clone()));
+            for sink in &sinks {
+                sink(signal.clone());
+            }
         }
     }
 

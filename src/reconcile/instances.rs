@@ -67,7 +67,7 @@ impl Look<'_> {
         let placed = self.record.incarnation_id.zip(self.record.host_id);
         let id = self.record.id;
         match (step, placed) {
-            (Step::Rest, _) => self.rest(),
+            (Step::Rest, _) => Ok(self.rest()),
             (Step::Wait { why, again }, _) => Ok(Outcome::wait(again, why)),
             (Step::Blocked { why }, _) => Err(Fault::permanent(why).into()),
             (Step::Place, _) => match self.ctx.placer.place(self.ctx, id).await? {
@@ -145,16 +145,16 @@ impl Look<'_> {
     }
 
     /// At rest, but for the young guest whose addresses and agent somebody may wait for.
-    fn rest(&self) -> Result<Outcome, Trouble> {
+    fn rest(&self) -> Outcome {
         let Some(start) =
             self.record.started_at.filter(|_| self.record.observed_power == Power::Running)
         else {
-            return Ok(Outcome::rest());
+            return Outcome::rest();
         };
         let age = self.now - start;
         let complete =
             self.record.agent && self.ports.iter().all(|p| self.record.saw_address(p.address));
-        Ok(Outcome::Settled {
+        Outcome::Settled {
             next: if complete || age >= WATCH_ADDRESSES {
                 None
             } else if age < TimeDelta::seconds(30) {
@@ -163,7 +163,7 @@ impl Look<'_> {
                 Some((age / 20).max(TimeDelta::seconds(1)))
             },
             reason: None,
-        })
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The hypervisor's contract, held by the fake, by libvirt's mock host, and by real libvirtd with QEMU.
 
+#![allow(clippy::cast_possible_truncation, reason = "sizes of test data fit everything")]
+
 #[path = "../common/libvirtd.rs"]
 mod libvirtd;
 

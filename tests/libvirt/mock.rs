@@ -30,7 +30,7 @@ fn the_fake_keeps_the_contract() {
     let cloud = Uuid::new_v4();
     let fake = FakeHost::new(cloud, Clock::System);
     conformance::holds(&fake, cloud);
-    assert_eq!(fake.content(), Default::default());
+    assert_eq!(fake.content(), pileus::hypervisor::fake::Content::default());
 }
 
 #[test]

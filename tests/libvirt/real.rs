@@ -201,7 +201,9 @@ fn instances_share_a_base_and_outlive_each_other() {
         let seen = host.domain(world.stamp.instance).unwrap().unwrap();
         assert_eq!(seen.power, Power::Running);
     }
-    worlds.iter().for_each(|world| world.remove(&host));
+    for world in &worlds {
+        world.remove(&host);
+    }
     conformance::nothing_of_ours(&host, cloud);
 }
 

@@ -159,7 +159,7 @@ impl<'a> Storm<'a> {
             Event::Turn { worker, job, polls } => {
                 let worker = worker % self.workers.len();
                 if self.workers[worker].is_idle() {
-                    self.begin_job(worker, job).await;
+                    self.begin_job(worker, job);
                 }
                 if polls == TO_THE_END {
                     self.finish(worker).await
@@ -323,7 +323,7 @@ impl<'a> Storm<'a> {
         wish.revision = answer.revision;
     }
 
-    async fn begin_job(&mut self, worker: usize, job: Job) {
+    fn begin_job(&mut self, worker: usize, job: Job) {
         let ctx = self.workers[worker].ctx.clone();
         let host = |number: usize| self.hosts[number % self.hosts.len()].0;
         let future: crate::jobs::Job = match job {
@@ -386,7 +386,7 @@ impl<'a> Storm<'a> {
         // Who is alone has nobody to wait for.
         self.helped(async move { tokio::time::timeout(Duration::from_secs(5), woken).await })
             .await?
-            .map_err(|_| "signals are not taken in".to_owned())
+            .map_err(|late| format!("signals are not taken in: {late}"))
     }
 
     /// All is well again; whoever was held up goes on to the end, late.

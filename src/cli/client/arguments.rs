@@ -114,7 +114,7 @@ pub async fn body(http: &Http, fields: &[Field], matches: &ArgMatches) -> Result
         let value = match field.kind {
             Kind::Text => text().map(|text| json!(text)),
             Kind::Number => matches.get_one::<i64>(field.key).map(|number| json!(number)),
-            Kind::Switch => matches.get_flag(field.key).then(|| json!(true)),
+            Kind::Switch => matches.get_flag(field.key).then_some(Value::Bool(true)),
             Kind::Texts => texts(matches, field.key).map(|texts| json!(texts)),
             Kind::Pairs => texts(matches, field.key).map(pairs).transpose()?,
             Kind::File => text().map(|path| read(path)).transpose()?.map(|text| json!(text)),

@@ -66,9 +66,10 @@ fn choose(found: &[Binaries], major: Option<u32>, dirs: &[PathBuf]) -> Result<Bi
         Some(binaries) => Ok(binaries.clone()),
         None => {
             let old: Vec<String> = found.iter().map(|b| b.major.to_string()).collect();
-            let seen = match old.is_empty() {
-                true => format!("no initdb and postgres in {} directories", dirs.len()),
-                false => format!("only version {}", old.join(", ")),
+            let seen = if old.is_empty() {
+                format!("no initdb and postgres in {} directories", dirs.len())
+            } else {
+                format!("only version {}", old.join(", "))
             };
             bail!(
                 "PostgreSQL {OLDEST} or later is needed, and there is {seen}: `apt-get install postgresql` installs it; \

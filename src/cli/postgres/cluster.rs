@@ -207,7 +207,7 @@ impl Cluster {
             .disable_statement_logging()
     }
 
-    pub(super) fn url(&self, socket_dir: &Path) -> String {
+    pub(super) fn url(socket_dir: &Path) -> String {
         let host = percent_encoded(&socket_dir.to_string_lossy());
         format!("postgres://{ROLE}@{host}:{PORT}/{DATABASE}")
     }

@@ -169,7 +169,7 @@ async fn end_leftovers(data: &Path) -> Result<()> {
             match kill(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(e) => {
-                    tracing::warn!(%pid, "a left-over of PostgreSQL cannot be signalled: {e}")
+                    tracing::warn!(%pid, "a left-over of PostgreSQL cannot be signalled: {e}");
                 }
             }
         }

@@ -123,12 +123,12 @@ fn program(name: &str) -> Result<PathBuf> {
 
 /// Whether libvirt answers.
 async fn probe(uri: &str) -> Result<()> {
-    ask(uri, |conn| conn.is_alive()).await.map(drop)
+    ask(uri, Connect::is_alive).await.map(drop)
 }
 
 /// How many guests run there, ours or not.
 async fn guests(uri: &str) -> Result<u32> {
-    ask(uri, |conn| conn.num_of_domains()).await
+    ask(uri, Connect::num_of_domains).await
 }
 
 /// One question on a connection of its own. The call blocks and may hang: then its thread is left behind.

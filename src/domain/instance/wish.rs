@@ -63,7 +63,7 @@ impl Wish {
                     "the instance is being deleted: make a new one",
                 ));
             }
-            (Action::Start, Wanted::Running) | (Action::Resume, Wanted::Running) => None,
+            (Action::Start | Action::Resume, Wanted::Running) => None,
             (Action::Start, Wanted::Stopped) => {
                 Some(Self { boot: self.boot + 1, ..wanted(Wanted::Running) })
             }

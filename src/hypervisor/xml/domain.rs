@@ -8,6 +8,7 @@ use super::{Size, child_text, one_line, parse, write};
 use crate::domain::host::VirtType;
 use crate::domain::id::{IncarnationId, InstanceId};
 use crate::hypervisor::{DomainSpec, Fault, Stamp, VolumeFormat, names};
+#[allow(clippy::wildcard_imports, reason = "one schema in two files")]
 use parts::*;
 
 /// XML namespace of our stamp.
