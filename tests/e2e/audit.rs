@@ -86,7 +86,7 @@ impl Cloud {
         for dir in ["disks", "consoles"] {
             for name in self.pool_files(dir) {
                 if name.starts_with("base-") {
-                    bases += 1
+                    bases += 1;
                 } else {
                     files.insert(name);
                 }

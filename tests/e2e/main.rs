@@ -1,5 +1,11 @@
 //! The whole of it: the real binary over HTTP, a real PostgreSQL, real libvirtd and real QEMU guests, and what is left of them.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "bytes of test data fit; a seed comes from the environment"
+)]
+
 #[path = "../common/client.rs"]
 mod client;
 #[path = "../common/libvirtd.rs"]
