@@ -88,6 +88,15 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             serde_json::error::Category::Data => {
                 Problem::from(Error::field(pointer, without_place(&inner)))
             }
+            // An enum that is given a number is told as bad syntax, too.
+            serde_json::error::Category::Syntax
+                if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() =>
+            {
+                Problem::from(Error::field(
+                    pointer,
+                    "must be one of the words that the document names",
+                ))
+            }
             serde_json::error::Category::Syntax
             | serde_json::error::Category::Eof
             | serde_json::error::Category::Io => malformed(&inner),

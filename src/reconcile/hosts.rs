@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Context, Outcome, Run, Trouble, host_networks};
-use crate::domain::error::Result;
+use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Power, Wanted};
@@ -100,7 +100,11 @@ pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
     let Some(host) = host else { return Ok(()) };
     match asked.and_then(|(facts, domains)| same_host(&host, &facts).map(|()| (facts, domains))) {
         Ok((facts, domains)) => {
-            note_up(ctx, &host, &facts).await?;
+            match note_up(ctx, &host, &facts).await {
+                // Registered twice: the second row says so, rather than nothing.
+                Err(Error::Conflict { detail, .. }) => return note_down(ctx, &host, &detail).await,
+                noted => noted?,
+            }
             scan(ctx, id, &domains).await
         }
         Err(fault) => note_down(ctx, &host, &fault.message).await,
@@ -118,7 +122,7 @@ async fn ask(
 fn same_host(host: &Reached, facts: &HostFacts) -> std::result::Result<(), Fault> {
     match host.host_uuid {
         Some(known) if known != facts.host_uuid => Err(Fault::conflict(format!(
-            "another host answers at {}: {} instead of {known}; correct the URI, or remove this host and register that one",
+            "another host answers at {}: {} instead of {known}; correct the URI; where it is the same machine, give its libvirtd a steady host_uuid in libvirtd.conf",
             host.uri, facts.host_uuid
         ))),
         Some(_) | None => Ok(()),
@@ -126,7 +130,7 @@ fn same_host(host: &Reached, facts: &HostFacts) -> std::result::Result<(), Fault
 }
 
 async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()> {
-    let value = serde_json::to_value(facts).map_err(crate::domain::error::Error::internal)?;
+    let value = serde_json::to_value(facts).map_err(Error::internal)?;
     if host.health == "up" && host.facts.as_ref().is_some_and(|old| alike(old, &value)) {
         return Ok(());
     }

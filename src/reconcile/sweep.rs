@@ -107,17 +107,20 @@ struct Owners {
 }
 
 impl Owners {
+    /// Of this host, and of every host that is not up: it may be this one under another name or identity.
     async fn read(ctx: &Context, host: HostId) -> Result<Self> {
         let mut conn = ctx.conn().await?;
         let incarnations: HashSet<_> =
-            store::incarnations::on_host(&mut conn, host).await?.into_iter().collect();
-        let bases = store::host_images::on_host(&mut conn, host)
-            .await?
-            .iter()
-            .map(store::host_images::HostImage::volume)
-            .collect();
-        let networks = store::host_networks::on_host(&mut conn, host).await?.into_iter().collect();
+            store::incarnations::all(&mut conn).await?.into_iter().collect();
         let ids = incarnations.iter().map(|(id, _)| *id).collect();
+        let (mut bases, mut networks) = (HashSet::new(), HashSet::new());
+        for other in store::hosts::all_reached(&mut conn).await? {
+            if other.id == host || other.health != "up" {
+                let images = store::host_images::on_host(&mut conn, other.id).await?;
+                bases.extend(images.iter().map(store::host_images::HostImage::volume));
+                networks.extend(store::host_networks::on_host(&mut conn, other.id).await?);
+            }
+        }
         Ok(Self { incarnations, ids, bases, networks })
     }
 

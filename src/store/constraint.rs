@@ -78,6 +78,13 @@ impl From<sqlx::Error> for Error {
             if let Some((_, code, detail)) = named {
                 return Self::conflict(code, *detail);
             }
+            // 22021, 22P05: a NUL, which PostgreSQL's text cannot hold and no name of ours has.
+            if database.code().is_some_and(|code| ["22021", "22P05"].contains(&code.as_ref())) {
+                return Self::field(
+                    "",
+                    "text must not hold a NUL character (U+0000): leave it out",
+                );
+            }
             // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race.
             let transient = ["57P01", "57P02", "57P03", "53300", "40001", "40P01"];
             if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {

@@ -138,6 +138,13 @@ pub async fn on_host(
     Ok(rows)
 }
 
+/// Every incarnation there is, wherever its row says it lives: a host may be registered a second time under another identity,
+/// and what is alive in the first one's eyes is no orphan in the second's.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<(IncarnationId, InstanceId)>> {
+    let rows = sqlx::query_as("select id, instance_id from incarnations").fetch_all(conn).await?;
+    Ok(rows)
+}
+
 /// Those left behind on a host: due when it is back.
 pub async fn fenced_on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<IncarnationId>> {
     let ids = sqlx::query_scalar(

@@ -17,7 +17,7 @@ use crate::domain::clock::Clock;
 
 const DEFAULT_URL: &str = "http://127.0.0.1:7460";
 
-/// Without any of these: the login that `pileus login` kept, else the admin of this machine's own cloud.
+// Without any of these: the login that `pileus login` kept, else the admin of this machine's own cloud.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {

@@ -80,6 +80,12 @@ impl Running {
         // In the foreground, our child; a process group of its own, so that a terminal's Ctrl-C is ours to handle.
         // Not a session of its own: see `reaper`.
         let mut command = Command::new(&self.daemon.program);
+        if name == "libvirtd"
+            && let Some(config) = steady_config()
+        {
+            state.write("libvirtd.conf", config.as_bytes())?;
+            command.arg("--config").arg(state.path("libvirtd.conf"));
+        }
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(std::fs::File::create(&log)?);
         let mut command = tokio::process::Command::from(command);
@@ -204,4 +210,22 @@ fn forget(record: &Path) {
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" / ")
+}
+
+/// A host is its UUID. Where the firmware has none, libvirtd makes one up at each start; the machine's id is then steadier,
+/// and the same for every cloud on this machine. `None`: the system's own configuration will do.
+fn steady_config() -> Option<String> {
+    if Path::new("/sys/class/dmi/id/product_uuid").exists() {
+        return None;
+    }
+    let machine = std::fs::read_to_string("/etc/machine-id").ok()?;
+    if machine.trim().len() != 32 {
+        return None;
+    }
+    let system = std::fs::read_to_string("/etc/libvirt/libvirtd.conf").unwrap_or_default();
+    let said = |line: &str| line.trim_start().starts_with("host_uuid");
+    if system.lines().any(said) {
+        return None;
+    }
+    Some(format!("{system}\nhost_uuid_source = \"machine-id\"\n"))
 }

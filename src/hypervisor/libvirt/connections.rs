@@ -114,7 +114,7 @@ impl Connections {
         let text = conn.capabilities().map_err(during("read the host's capabilities"))?;
         match xml::host::read(&text)?.uuid {
             Some(found) if found != expected => Err(Fault::unreachable(format!(
-                "another host answers at {}: {found} instead of {expected}; correct the URI, or remove this host and register that one",
+                "another host answers at {}: {found} instead of {expected}; correct the URI; where it is the same machine, give its libvirtd a steady host_uuid in libvirtd.conf",
                 self.uri
             ))),
             Some(_) | None => Ok(()),
