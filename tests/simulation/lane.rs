@@ -72,6 +72,7 @@ const FURNITURE: &str = "
 ";
 
 const RESET: &str = "
+    set lock_timeout = '10s';
     delete from violations; delete from work; delete from events; delete from orphans; delete from addresses;
     delete from ports; delete from incarnations; delete from instances; delete from host_networks;
     delete from host_images; delete from hosts; update event_feed set last_seq = 0;
@@ -141,7 +142,18 @@ impl Lane {
     /// As if nothing had been.
     pub async fn reset(&self) {
         self.micros.store(DAWN, Ordering::SeqCst);
-        sqlx::raw_sql(RESET).execute(&self.app.db).await.expect("an empty cloud");
+        if let Err(error) = sqlx::raw_sql(RESET).execute(&self.app.db).await {
+            let mut conn = self.options.connect().await.expect("a connection");
+            let who: Vec<String> = sqlx::query_scalar(
+                "select pid || ' ' || coalesce(state, '') || ' since ' || coalesce((now() - state_change)::text, '')
+                        || ', waits for ' || pg_blocking_pids(pid)::text || ': ' || query
+                 from pg_stat_activity where datname = current_database()",
+            )
+            .fetch_all(&mut conn)
+            .await
+            .expect("the sessions");
+            panic!("the last case holds locks: {error}\n{}", who.join("\n"));
+        }
     }
 
     /// Counts what the feed tells of this case.

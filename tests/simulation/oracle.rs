@@ -45,6 +45,20 @@ pub async fn judge(storm: &Storm<'_>) -> Result<(), String> {
     if trial.complaints.is_empty() { Ok(()) } else { Err(trial.complaints.join("\n")) }
 }
 
+/// Who lost nothing left nothing lying about.
+pub async fn nothing_was_swept(storm: &Storm<'_>) -> Result<(), String> {
+    let swept: Vec<serde_json::Value> =
+        sqlx::query_scalar("select detail from events where kind = 'host.sweep'")
+            .fetch_all(&storm.lane.app.db)
+            .await
+            .map_err(|error| error.to_string())?;
+    if swept.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the sweeper found what no crash left: {swept:?}"))
+    }
+}
+
 /// After everything was deleted, and long rest.
 pub async fn nothing_is_left(storm: &Storm<'_>) -> Result<(), String> {
     let mut complaints = Vec::new();

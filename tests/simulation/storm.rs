@@ -76,6 +76,9 @@ pub async fn run(lane: &Lane, case: &Case) -> Result<(), String> {
         storm.settle("long after the farewell").await?;
         oracle::nothing_is_left(&storm).await?;
     }
+    if case.gentle {
+        oracle::nothing_was_swept(&storm).await?;
+    }
     lane.tally().await.map_err(|error| error.to_string())
 }
 
