@@ -27,7 +27,6 @@ const LONGEST: usize = 400;
 
 /// Files that are longer, tests aside, and why.
 const LONGER: &[(&str, &str)] = &[
-    ("src/placement/explain.rs", "to be split: grew past the limit when schemas were described"),
     ("tests/simulation/oracle.rs", "to be split: one judge, a statement a rule"),
     ("tests/simulation/storm.rs", "to be split: every kind of fault in one generator"),
 ];

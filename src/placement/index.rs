@@ -1,6 +1,6 @@
 //! The capacity index: hosts in classes, classes in trees, kept by deltas.
 
-use super::explain::Explanation;
+use super::account::Explanation;
 use super::host::{Constraints, HostView, Request};
 use super::listing;
 use super::members::{Members, NONE, moved_down, moved_up};

@@ -4,9 +4,10 @@
 //! PostgreSQL decides. [`Index::place`] chooses, [`Index::take`] and [`Index::give`] keep count,
 //! [`Index::explain`] accounts for a choice or a refusal.
 
+mod account;
+mod candidate;
 #[cfg(test)]
 mod exhaustive;
-mod candidate;
 mod explain;
 mod host;
 mod index;
@@ -22,10 +23,9 @@ mod summary;
 mod tests;
 mod tree;
 
+pub use account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
 pub use candidate::index;
-pub use explain::{
-    Chosen, Explanation, HostClass, MAX_CLASSES, NamedHost, Refusal, Shortage, WouldFit,
-};
+pub use explain::MAX_CLASSES;
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};
 pub use policy::{Policy, RoundRobin, UnknownPolicy};

@@ -1,6 +1,6 @@
 //! The one sentence of an explanation, made of nothing but the explanation itself.
 
-use super::explain::{Explanation, HostClass, NamedHost, Refusal, WouldFit};
+use super::account::{Explanation, HostClass, NamedHost, Refusal, WouldFit};
 use super::resources::UNITS;
 
 pub(super) fn of(explanation: &Explanation) -> String {
