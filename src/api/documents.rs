@@ -5,6 +5,8 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -79,7 +81,7 @@ fn fixed<S: Clone + Send + Sync + 'static>(text: Result<String>) -> axum::routin
         },
         Bytes::from,
     );
-    let sum: String = Sha256::digest(&text)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let sum = URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..12]);
     let tag = HeaderValue::from_str(&format!("\"{sum}\""));
     let tag = tag.unwrap_or(HeaderValue::from_static("\"\""));
     get(move |headers: HeaderMap| async move { answer(&headers, text, tag) })

@@ -65,7 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(flags) => block_on(serve::run(*flags)),
         Command::Migrate(flags) => block_on(migrate::run(*flags)),
         Command::Config(options) => config::run(*options),
-        Command::Openapi(options) => openapi::run(options),
+        Command::Openapi(options) => openapi::run(&options),
         Command::Completions(options) => completions::run(&options),
         Command::Client(command) => block_on(client::run(command)),
     }

@@ -12,7 +12,7 @@ pub struct Options {
     old: bool,
 }
 
-pub fn run(options: Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     let version = if options.old { Version::V30 } else { Version::V31 };
     super::print(&documents::pretty(version)?)
 }

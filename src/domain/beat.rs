@@ -76,7 +76,7 @@ mod tests {
         let late = start + TimeDelta::seconds(3);
         let beats = Beats::default();
         let slow = beats.register("slow", Duration::from_secs(2), start);
-        let _patient = beats.register("patient", Duration::from_secs(60), start);
+        let _patient = beats.register("patient", Duration::from_mins(1), start);
         assert!(beats.silent(start + TimeDelta::seconds(2)).is_empty());
         assert_eq!(beats.silent(late), ["slow"]);
         slow.alive(late);

@@ -30,7 +30,7 @@ pub async fn publish_forever(
     shutdown: CancellationToken,
 ) {
     // A round may wait 10 s for a connection and 30 s for a statement before it fails.
-    let beat = beats.register("events", Duration::from_secs(60), clock.now());
+    let beat = beats.register("events", Duration::from_mins(1), clock.now());
     loop {
         // On shutdown too: what was written last is numbered before we go.
         if let Err(error) = publish_once(&db, &changes).await {

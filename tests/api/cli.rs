@@ -179,6 +179,43 @@ async fn the_admin_of_the_local_cloud_needs_no_login() {
 }
 
 #[tokio::test]
+async fn a_login_for_days_is_a_token_that_the_logout_revokes() {
+    let api = Api::start().await;
+    let shell = Shell::nobody(&api.admin);
+    let file = shell.file("password", PASSWORD);
+    let login = format!("login --url {} --user member --password-file {file} --days 7", shell.url);
+    shell.run(&login).await.ok();
+    let kept = std::fs::read(shell.path(".config/pileus/login.json")).expect("kept");
+    let kept: Value = serde_json::from_slice(&kept).expect("JSON");
+    let token = kept["token"].as_str().expect("a token");
+    assert!(token.starts_with("pileus_"), "no API token");
+    assert!(shell.run("token list").await.ok().contains("pileus login"));
+    let holder = Shell::of(&api.anonymous.with_token(token));
+    holder.run("whoami").await.ok();
+    shell.run("logout").await.ok();
+    holder.run("whoami").await.failed(5, "Not authenticated");
+}
+
+#[tokio::test]
+async fn tenants_users_and_members_are_kept_by_name() {
+    let api = Api::start().await;
+    let shell = Shell::of(&api.admin);
+    shell.run("tenant create web --set quota.instances=3").await.ok();
+    assert_eq!(shell.run("tenant show web -o json").await.json()["quota"]["instances"], 3);
+    let file = shell.file("password", PASSWORD);
+    shell.run(&format!("user create ann --password-file {file}")).await.ok();
+    shell.run("tenant add-member web ann reader").await.ok();
+    let changed = shell.run("tenant add-member web ann owner -o json").await.json();
+    assert_eq!(changed["role"], "owner");
+    let members = shell.run("tenant members web").await;
+    assert!(members.ok().contains("ann") && members.ok().contains("owner"), "{members:?}");
+    shell.run("tenant remove-member web ann").await.ok();
+    assert_eq!(shell.run("tenant members web -o json").await.json(), json!([]));
+    shell.run("user update ann --set enabled=false").await.ok();
+    assert_eq!(shell.run("user show ann -o json").await.json()["enabled"], false);
+}
+
+#[tokio::test]
 async fn networks_ports_and_keys_are_made_by_name() {
     let api = Api::start().await;
     let shell = Shell::of(&api.member);
@@ -202,6 +239,37 @@ async fn networks_ports_and_keys_are_made_by_name() {
         "{made}"
     );
     shell.run("keypair rm laptop").await.ok();
+}
+
+#[tokio::test]
+async fn an_instance_is_made_waited_for_stopped_and_deleted_by_its_name() {
+    let mut api = Api::start().await;
+    api.image("tiny").await;
+    api.run().await;
+    let shell = Shell::of(&api.member);
+    shell.run("network create ci").await.ok();
+    let script = shell.file("script", "#!/bin/sh\necho hi\n");
+    let create = format!(
+        "instance create runner --image tiny --flavor nano --network ci --user-data {script} --label pipeline=7"
+    );
+    let plan = shell.run(&format!("{create} --dry-run -o json")).await.json();
+    assert!(plan["placement"].is_object(), "{plan}");
+    assert_eq!(shell.run("instance list -o json").await.json(), json!([]));
+    let made = shell.run(&format!("{create} --wait address --timeout 30 -o json")).await.json();
+    assert_eq!((&made["status"], &made["labels"]), (&json!("running"), &json!({"pipeline": "7"})));
+    let listed = shell.run("instance list --label pipeline=7 --filter status=running").await;
+    let address = made["interfaces"][0]["address"].as_str().expect("an address");
+    assert!(listed.ok().contains("runner") && listed.ok().contains(address), "{listed:?}");
+    shell
+        .run("instance wait runner stopped --timeout 1")
+        .await
+        .failed(6, "runner is not stopped within 1 s");
+    shell.run("instance stop runner --hard --wait stopped --timeout 30").await.ok();
+    shell.run("instance start runner --wait").await.ok();
+    assert_eq!(shell.run("instance show runner -o json").await.json()["status"], "running");
+    shell.run("instance create other --image nothing --flavor nano").await.failed(3, "/image");
+    shell.run("instance delete runner --wait deleted").await.ok();
+    shell.run("instance show runner").await.failed(4, "no instance called runner");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ fn document() -> Value {
 /// Where and what.
 type Faults = Vec<String>;
 
-fn none(faults: Faults) {
+fn none(faults: &Faults) {
     assert!(faults.is_empty(), "{} faults:\n  {}", faults.len(), faults.join("\n  "));
 }
 
@@ -123,7 +123,7 @@ fn every_field_is_described_bounded_and_shown() {
             }
         }
     }
-    none(faults);
+    none(&faults);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn every_parameter_is_described_bounded_and_shown() {
             }
         }
     }
-    none(faults);
+    none(&faults);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn every_operation_has_a_unique_id_a_summary_a_described_tag_and_its_errors() {
             );
         }
     }
-    none(faults);
+    none(&faults);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn every_reference_leads_somewhere_and_every_component_is_used() {
             }
         }
     }
-    none(faults);
+    none(&faults);
 }
 
 #[test]

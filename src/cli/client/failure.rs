@@ -32,25 +32,19 @@ impl Failure {
         let Ok(problem) = serde_json::from_slice::<Value>(body) else {
             return Self::new(code, format!("the server answered {status}: is it Pileus?"));
         };
-        let title = problem["title"].as_str().unwrap_or(status.as_str());
-        let mut message = title.to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut lines = vec![text(&problem["title"])];
         let fields = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
         if fields.is_empty() {
-            message += &format!(": {}", problem["detail"].as_str().unwrap_or_default());
+            lines = vec![format!("{}: {}", text(&problem["title"]), text(&problem["detail"]))];
         }
-        for field in fields {
-            let pointer = field["pointer"].as_str().unwrap_or_default();
-            let detail = field["detail"].as_str().unwrap_or_default();
-            message += &format!("\n  {pointer}: {detail}");
+        let each = fields.iter().map(|field| (text(&field["pointer"]), text(&field["detail"])));
+        lines.extend(each.map(|(pointer, detail)| format!("  {pointer}: {detail}")));
+        lines.extend(problem.get("explanation").map(|explanation| format!("{explanation:#}")));
+        if status.is_server_error() {
+            lines.extend(request_id.map(|id| format!("  request id: {id}")));
         }
-        if let Some(explanation) = problem.get("explanation") {
-            message += &format!("\n{explanation:#}");
-        }
-        if status.is_server_error()
-            && let Some(id) = request_id
-        {
-            message += &format!("\n  request id: {id}");
-        }
+        let message = lines.join("\n");
         Self::new(code, message)
     }
 }

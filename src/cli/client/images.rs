@@ -81,8 +81,13 @@ async fn measure(path: &str) -> std::io::Result<Measured> {
         sum.update(&chunk[..n]);
         bytes += n as u64;
     }
-    let sha256 = sum.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let sha256 = hex(&sum.finalize());
     Ok(Measured { bytes, sha256, is_qcow2 })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 async fn send(http: &Http, image: &str, path: &str, bytes: u64) -> Result<Value> {
