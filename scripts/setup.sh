@@ -139,7 +139,10 @@ own_source() {
 }
 
 add_backports() {
-    if apt-cache policy | grep -q 'n=bookworm-backports,'; then
+    # Read whole before it is searched: `grep -q` closes its pipe early, which would count as a failure.
+    local policy
+    policy=$(apt-cache policy)
+    if grep -q 'n=bookworm-backports,' <<<"$policy"; then
         return
     fi
     local uri key
@@ -160,8 +163,9 @@ add_backports() {
 
 # Parts of QEMU or libvirt that came from backports fit only the rest from there.
 suite=()
-if [ "$ID $VERSION_ID" = "debian 12" ] &&
-    dpkg-query -W -f '${db:Status-Status} ${Version}\n' 'qemu-*' 'libvirt*' 2>/dev/null | grep -q '^installed .*bpo12'; then
+# dpkg-query fails where one of the patterns matches nothing; what it prints of the others counts.
+parts=$(dpkg-query -W -f '${db:Status-Status} ${Version}\n' 'qemu-*' 'libvirt*' 2>/dev/null || true)
+if [ "$ID $VERSION_ID" = "debian 12" ] && grep -q '^installed .*bpo12' <<<"$parts"; then
     add_backports
     suite=(-t bookworm-backports)
 fi
