@@ -54,16 +54,21 @@ pub struct LocalHost {
     pub virt_type: VirtType,
 }
 
-/// Serves until `stop`, then ends what runs. Callers bound the end by a deadline.
+/// The API's socket: asked for before anything else is started, so that a busy address is told at once.
+pub async fn listen(config: &Config) -> Result<TcpListener> {
+    TcpListener::bind(config.listen).await.with_context(|| {
+        format!("{} cannot be listened on: choose another with --listen", config.listen)
+    })
+}
+
+/// Serves on `listener` until `stop`, then ends what runs. Callers bound the end by a deadline.
 pub async fn run(
     config: Config,
+    listener: TcpListener,
     database: PgConnectOptions,
     local: Option<Local>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("{} cannot be listened on: choose another with --listen", config.listen)
-    })?;
     let db = store::connect(database, config.database_pool)
         .await
         .context("the database cannot be reached")?;
@@ -221,7 +226,8 @@ mod tests {
         let config = Config::load(&flags, []).unwrap();
         let stop = CancellationToken::new();
         let begun = config.admin_password.is_some();
-        let server = tokio::spawn(run(config, database.clone(), None, stop.clone()));
+        let listener = listen(&config).await.unwrap();
+        let server = tokio::spawn(run(config, listener, database.clone(), None, stop.clone()));
         let db = store::connect(database, 2).await.unwrap();
         let mut found = false;
         while begun && !found && !server.is_finished() {

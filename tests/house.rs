@@ -25,12 +25,6 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 const LONGEST: usize = 400;
 
-/// Files that are longer, tests aside, and why.
-const LONGER: &[(&str, &str)] = &[
-    ("tests/simulation/oracle.rs", "to be split: one judge, a statement a rule"),
-    ("tests/simulation/storm.rs", "to be split: every kind of fault in one generator"),
-];
-
 struct Source {
     /// Below the repository, such as `src/api/flavors.rs`.
     path: String,
@@ -234,11 +228,8 @@ fn files_are_short() {
     let mut faults = vec![];
     for source in sources() {
         let lines = if source.test { source.text.lines().count() } else { source.code().len() };
-        let excused = LONGER.iter().any(|(path, _)| *path == source.path);
-        if lines > LONGEST && !excused {
+        if lines > LONGEST {
             faults.push(format!("{}: {lines} lines", source.path));
-        } else if lines <= LONGEST && excused {
-            faults.push(format!("{}: {lines} lines need no excuse any more", source.path));
         }
     }
     none(&faults, "a file has at most 400 lines, its tests aside");

@@ -1,6 +1,8 @@
 //! What handlers are given: axum's extractors with our errors, the caller, and the conditional headers.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -234,13 +236,41 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h
         .transpose()
 }
 
+/// An entity tag of ours: `"3"` is revision 3, come to rest; `"3-1f2e3d4c"` is revision 3 on the way there, in one of its states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    pub revision: i64,
+    pub state: Option<u32>,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state {
+            None => write!(f, "\"{}\"", self.revision),
+            Some(state) => write!(f, "\"{}-{state:08x}\"", self.revision),
+        }
+    }
+}
+
+impl FromStr for Tag {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (revision, state) = match text.split_once('-') {
+            Some((revision, state)) => (revision, Some(u32::from_str_radix(state, 16)?)),
+            None => (text, None),
+        };
+        Ok(Self { revision: revision.parse()?, state })
+    }
+}
+
 /// `If-Match` and `If-None-Match`, whose values are revisions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Conditions {
-    /// The revision that a change is meant for; none: any.
+    /// The revision that a change is meant for, in whatever state it is; none: any.
     pub if_match: Option<i64>,
-    /// The revision that the client has; its answer is 304.
-    pub if_none_match: Option<i64>,
+    /// What the client has; its answer is 304.
+    pub if_none_match: Option<Tag>,
 }
 
 impl FromRequestParts<App> for Conditions {
@@ -248,13 +278,13 @@ impl FromRequestParts<App> for Conditions {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         Ok(Self {
-            if_match: etag(&parts.headers, "if-match")?,
+            if_match: etag(&parts.headers, "if-match")?.map(|tag| tag.revision),
             if_none_match: etag(&parts.headers, "if-none-match")?,
         })
     }
 }
 
-fn etag(headers: &HeaderMap, name: &'static str) -> Result<Option<i64>, Problem> {
+fn etag(headers: &HeaderMap, name: &'static str) -> Result<Option<Tag>, Problem> {
     let Some(value) = text(headers, name)? else { return Ok(None) };
     let value = value.trim();
     if value == "*" {

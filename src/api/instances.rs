@@ -44,6 +44,24 @@ impl Resource for Instance {
     fn revision(&self) -> i64 {
         self.revision
     }
+
+    fn rests(&self) -> bool {
+        let complete = match self.status {
+            Status::Running => self.agent && self.interfaces.iter().all(|nic| nic.seen),
+            Status::Stopped | Status::Paused => true,
+            Status::Scheduling
+            | Status::Building
+            | Status::Starting
+            | Status::Rebooting
+            | Status::Pausing
+            | Status::Resuming
+            | Status::Stopping
+            | Status::Deleting
+            | Status::Deleted
+            | Status::Unknown => false,
+        };
+        complete && self.observed_revision == self.revision && self.reason.is_none()
+    }
 }
 
 /// A page of instances.

@@ -12,7 +12,8 @@ pub async fn run(flags: Flags) -> Result<()> {
     let database = database(&config)?;
     let stop = CancellationToken::new();
     super::signals::stop_at(stop.clone(), config.shutdown_deadline)?;
-    crate::server::run(config, database, None, stop).await
+    let listener = crate::server::listen(&config).await?;
+    crate::server::run(config, listener, database, None, stop).await
 }
 
 /// How to connect to the database of the settings.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sqlx::postgres::PgConnectOptions;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::libvirt::Libvirt;
@@ -26,10 +27,11 @@ pub async fn run(flags: Flags) -> Result<()> {
     let stop = CancellationToken::new();
     super::signals::stop_at(stop.clone(), config.shutdown_deadline)?;
     let state = Arc::new(StateDir::open(&config.state_dir)?);
+    let listener = server::listen(&config).await?;
     reaper::start()?;
 
     let parts = Parts::start(&config, &state).await?;
-    let result = serve(config, &state, &parts, stop).await;
+    let result = serve(config, listener, &state, &parts, stop).await;
     let ended = parts.stop().await;
     result.and(ended)
 }
@@ -87,6 +89,7 @@ impl Parts {
 /// Runs the server, and gives up its end in time for the parts to end too.
 async fn serve(
     config: Config,
+    listener: TcpListener,
     state: &StateDir,
     parts: &Parts,
     stop: CancellationToken,
@@ -100,7 +103,7 @@ async fn serve(
     };
     let patience = config.shutdown_deadline * 2 / 3;
     let database = parts.database(&config)?;
-    let server = server::run(config, database, Some(local), stop.clone());
+    let server = server::run(config, listener, database, Some(local), stop.clone());
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(patience).await;

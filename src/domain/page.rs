@@ -46,8 +46,13 @@ impl Page {
             return (rows, None);
         }
         rows.truncate(limit);
-        let next = rows.last().map(|row| URL_SAFE_NO_PAD.encode(id(row).as_bytes()));
+        let next = rows.last().map(|row| Self::cursor(id(row)));
         (rows, next)
+    }
+
+    /// The cursor of the page that begins after `last`.
+    pub fn cursor(last: Uuid) -> String {
+        URL_SAFE_NO_PAD.encode(last.as_bytes())
     }
 }
 

@@ -9,6 +9,7 @@ mod fault;
 #[expect(unsafe_code, reason = "callbacks and leases exist only in libvirt's C interface")]
 mod ffi;
 mod networks;
+mod routes;
 mod volumes;
 
 use std::io::Read;

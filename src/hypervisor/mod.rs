@@ -166,7 +166,8 @@ pub struct HostFacts {
     pub libvirt_version: String,
     pub hypervisor_version: String,
     pub cpu_model: Option<String>,
-    /// Subnets of networks that are not ours: an address plan must not collide with them.
+    /// Subnets of networks that are not ours, and those that a host on this machine routes elsewhere: an address plan must not
+    /// collide with them. What a remote host routes nobody tells; there a network that collides fails when it is made.
     pub foreign_subnets: Vec<IpNet>,
 }
 

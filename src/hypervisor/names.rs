@@ -34,6 +34,13 @@ pub fn bridge(id: NetworkId) -> String {
     format!("pl{}", &digits[digits.len() - BRIDGE_DIGITS..])
 }
 
+/// Whether an interface of this name is the bridge of a network of some Pileus.
+pub fn is_bridge(interface: &str) -> bool {
+    interface.strip_prefix("pl").is_some_and(|digits| {
+        digits.len() == BRIDGE_DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
 /// Pool of disks, seeds and base images.
 pub fn disk_pool(cloud: Uuid) -> String {
     prefix(cloud)
@@ -81,6 +88,7 @@ mod tests {
         let name = bridge(NetworkId(Uuid::from_u128(0x1234_5678_9abc)));
         assert_eq!(name, "pl123456789abc");
         assert!(name.len() <= 15);
+        assert!(is_bridge(&name) && !is_bridge("pl0") && !is_bridge("plough-the-sea"));
     }
 
     #[test]

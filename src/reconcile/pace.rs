@@ -182,6 +182,11 @@ fn failed(ctx: &Context, lease: &Lease, trouble: &Trouble, now: Time) -> (Settle
     let lasting = matches!(trouble, Trouble::Host(fault) if matches!(fault.kind, FaultKind::Permanent | FaultKind::Conflict));
     let pause = if lasting { pause.max(PERMANENT_PAUSE) } else { pause };
     let error = match trouble {
+        // Where the host is, which libvirt's words tell, is the admins' business: tenants read this.
+        Trouble::Host(fault) if fault.kind == FaultKind::Unreachable => {
+            tracing::info!(kind = ?lease.kind, item = %lease.item, %fault, "a host could not be asked");
+            "the host does not answer".to_owned()
+        }
         Trouble::Host(fault) => fault.message.clone(),
         // What the database said is for the log; people are told whose fault it is.
         Trouble::Store(error) => {

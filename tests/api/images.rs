@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use pileus::domain::id::TenantId;
 use pileus::reconcile::images::Images;
 use pileus::reconcile::placer::Placer;
-use pileus::reconcile::{self, Context, Outcome, Parts};
+use pileus::reconcile::{self, Context, Parts};
 use pileus::service;
 use pileus::store;
-use pileus::store::work::{Kind, Settled};
+use pileus::store::work::Kind;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -65,7 +65,7 @@ pub fn reconciler(api: &Api) -> Images {
     }
 }
 
-/// Takes what is due of images from the work list, as the pace loop does; gives how many were.
+/// Works off what is due of images, as the pace loop does; gives how many items were.
 async fn work(api: &Api) -> usize {
     let app = &api.app;
     let ctx = Context::new(Parts {
@@ -79,20 +79,7 @@ async fn work(api: &Api) -> usize {
         settling: reconcile::Turns::default(),
         owner: Uuid::now_v7(),
     });
-    let mut conn = app.conn().await.expect("a connection");
-    let (length, now) = (chrono::TimeDelta::seconds(30), app.clock.now());
-    let leases = store::work::claim(&mut conn, ctx.owner, 100, length, now).await.expect("leases");
-    for lease in &leases {
-        assert_eq!(lease.kind, Kind::Image);
-        let outcome = reconcile::reconcile(&ctx, lease).await.expect("a look");
-        let Outcome::Settled { next: None, reason: None } = outcome else {
-            assert_eq!(outcome, Outcome::Gone);
-            continue;
-        };
-        let settled = Settled { next: None, reason: None, failure: None };
-        assert!(store::work::settle(&mut conn, lease, &settled, now).await.expect("settled"));
-    }
-    leases.len()
+    reconcile::pace::run_due(&ctx, 100).await.expect("a round of work")
 }
 
 /// An instance of the image, as far as images are concerned.

@@ -211,6 +211,33 @@ async fn changes_are_guarded_by_the_revision_and_by_the_state() {
 }
 
 #[tokio::test]
+async fn who_has_it_as_it_was_on_its_way_is_told_of_its_end() {
+    let mut api = Api::start().await;
+    api.image("tiny").await;
+    let made = api.member.post("/v1/instances", &tiny("a")).await.expect(202);
+    let ask = |tag: &str| {
+        let ask = api.member.ask(Method::GET, &path(&made)).header("if-none-match", tag);
+        async { ask.send().await }
+    };
+    let tag = |answer: &crate::harness::Answer| answer.header("etag").expect("a tag").to_owned();
+    let way = tag(&ask("\"0\"").await);
+    assert!(way.starts_with("\"1-"), "{way}");
+    let same = ask(&way).await;
+    assert_eq!((same.status, tag(&same)), (304, way.clone()), "nothing has happened");
+    api.run().await;
+    let ask = |tag: &str| {
+        let ask = api.member.ask(Method::GET, &path(&made)).header("if-none-match", tag);
+        async { ask.send().await }
+    };
+    act(&api.member, &made, "stop?wait=settled&timeout=30").await;
+    let there = ask(&way).await;
+    assert_eq!((there.status, tag(&there)), (200, "\"2\"".into()));
+    assert_eq!(ask("\"2\"").await.status, 304);
+    let rename = api.member.ask(Method::PATCH, &path(&made)).header("if-match", "\"2-0badcafe\"");
+    rename.json(&json!({"name": "b"})).send().await.expect(200);
+}
+
+#[tokio::test]
 async fn a_quota_is_counted_and_a_deletion_gives_it_back_at_once() {
     let api = cloud().await;
     let quota = json!({"quota": {"instances": 1}});

@@ -18,3 +18,4 @@ mod images;
 mod kill_nine;
 mod main_job;
 mod neighbours;
+mod routes;

@@ -1,9 +1,10 @@
 //! The judge: plain statements about the wishes, the database and everything on the hosts. It asks nothing of `next_step`.
 
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use pileus::domain::id::{HostId, IncarnationId, InstanceId};
 use pileus::domain::instance::Wanted;
 use pileus::hypervisor::fake::Content;
@@ -12,6 +13,7 @@ use pileus::store;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use self::rows::{IncarnationRow, Rows};
 use crate::storm::{Storm, Wish};
 
 const NOTES: &str = "notes.txt";
@@ -94,114 +96,6 @@ pub async fn nothing_is_left(storm: &Storm<'_>) -> Result<(), String> {
     .map_err(|error| error.to_string())?;
     complaints.extend(left.iter().map(|(what, count)| format!("{count} {what} are left")));
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
-}
-
-#[derive(sqlx::FromRow)]
-struct InstanceRow {
-    id: InstanceId,
-    wanted: String,
-    boot: i64,
-    revision: i64,
-    observed_power: String,
-    observed_boot: Option<i64>,
-    observed_revision: i64,
-}
-
-#[derive(sqlx::FromRow)]
-struct IncarnationRow {
-    id: IncarnationId,
-    instance_id: InstanceId,
-    host_id: HostId,
-    fenced: bool,
-    vcpus: i64,
-    memory_mib: i64,
-    disk_gib: i64,
-}
-
-#[derive(sqlx::FromRow)]
-struct HostRow {
-    id: HostId,
-    used: Vec<i64>,
-    limits: Vec<i64>,
-}
-
-#[derive(sqlx::FromRow)]
-struct PortRow {
-    instance_id: Option<InstanceId>,
-    network_id: Uuid,
-    mac: String,
-    address: IpNet,
-}
-
-#[derive(sqlx::FromRow)]
-struct BaseRow {
-    host_id: HostId,
-    volume: String,
-    present: bool,
-}
-
-struct Rows {
-    instances: BTreeMap<InstanceId, InstanceRow>,
-    incarnations: Vec<IncarnationRow>,
-    hosts: BTreeMap<HostId, HostRow>,
-    ports: Vec<PortRow>,
-    bases: Vec<BaseRow>,
-    networks: BTreeSet<(HostId, Uuid)>,
-    stalled: Vec<(String, Uuid, Option<String>)>,
-    held: i64,
-    violations: Vec<String>,
-}
-
-impl Rows {
-    async fn read(conn: &mut PgConnection) -> sqlx::Result<Self> {
-        let instances: Vec<InstanceRow> =
-            sqlx::query_as("select * from instances").fetch_all(&mut *conn).await?;
-        let incarnations =
-            sqlx::query_as("select *, fenced_at is not null as fenced from incarnations")
-                .fetch_all(&mut *conn)
-                .await?;
-        let hosts: Vec<HostRow> = sqlx::query_as(
-            "select id, array[used_vcpus, used_memory_mib, used_disk_gib] as used,
-                    array[limit_vcpus, limit_memory_mib, limit_disk_gib] as limits from hosts",
-        )
-        .fetch_all(&mut *conn)
-        .await?;
-        let ports = sqlx::query_as(
-            "select p.*, a.address from ports p left join addresses a on a.port_id = p.id",
-        )
-        .fetch_all(&mut *conn)
-        .await?;
-        let bases = sqlx::query_as(
-            "select p.host_id, 'base-' || p.sha256 || '.' || b.format as volume, p.present
-             from host_images p join blobs b using (sha256)",
-        )
-        .fetch_all(&mut *conn)
-        .await?;
-        let networks: Vec<(HostId, Uuid)> =
-            sqlx::query_as("select host_id, network_id from host_networks")
-                .fetch_all(&mut *conn)
-                .await?;
-        let stalled = sqlx::query_as(
-            "select kind, item, last_error from work where stalled_at is not null or failing_since is not null",
-        )
-        .fetch_all(&mut *conn)
-        .await?;
-        let held = sqlx::query_scalar("select count(*) from addresses where port_id is not null")
-            .fetch_one(&mut *conn)
-            .await?;
-        let violations = sqlx::query_scalar("select what from violations").fetch_all(conn).await?;
-        Ok(Self {
-            instances: instances.into_iter().map(|row| (row.id, row)).collect(),
-            incarnations,
-            hosts: hosts.into_iter().map(|row| (row.id, row)).collect(),
-            ports,
-            bases,
-            networks: networks.into_iter().collect(),
-            stalled,
-            held,
-            violations,
-        })
-    }
 }
 
 /// The feed has every number, and every accepted wish.

@@ -26,7 +26,11 @@ const ERRORS: &[(&str, &str, &str)] = &[
 
 /// Name, meaning and example of every header that answers share.
 const HEADERS: &[(&str, &str, &str)] = &[
-    ("ETag", "The revision in quotes, for If-Match and If-None-Match.", "\"3\""),
+    (
+        "ETag",
+        "The revision in quotes, for If-Match and If-None-Match; on the way to its wish, with a mark of its state behind it.",
+        "\"3\"",
+    ),
     ("Location", "Where the resource is.", "/v1/flavors/0197a3f0-4c5e-7d3a-9d2f-0b8e6a1c2d3e"),
     ("Retry-After", "Seconds to wait before another attempt.", "1"),
     ("WWW-Authenticate", "How to authenticate.", "Bearer"),

@@ -16,7 +16,7 @@ use super::binaries::Binaries;
 /// The database that is ours, and the cluster's only role.
 pub const DATABASE: &str = "pileus";
 const ROLE: &str = "pileus";
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 /// `sun_path` has 108 bytes, the last one zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, PORT};
 
 /// Crash recovery after a long run may take its time; a server that says nothing at all is given up.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -46,6 +46,9 @@ impl Postmaster {
             Err(e) => return Err(e).context("the stale postmaster.pid cannot be removed"),
         }
         let socket_dir = cluster.socket_dir()?;
+        // No server runs on this directory, and its pid may be a zombie's or somebody else's by now: PostgreSQL, which goes
+        // by the pid alone, would refuse to start.
+        forget_socket(&socket_dir)?;
         let mut command = cluster.command("postgres");
         command.args(cluster.arguments(&socket_dir)).stdout(Stdio::null());
         // A file, not a pipe: an orphan must be able to go on writing.
@@ -125,6 +128,20 @@ impl Postmaster {
             }
         }
     }
+}
+
+/// Removes what a killed server left of its socket.
+fn forget_socket(socket_dir: &Path) -> Result<()> {
+    for name in [format!(".s.PGSQL.{PORT}.lock"), format!(".s.PGSQL.{PORT}")] {
+        let path = socket_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).context(format!("the stale {} cannot be removed", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn start_log(cluster: &Cluster) -> PathBuf {

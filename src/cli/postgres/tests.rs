@@ -1,6 +1,6 @@
 //! The private cluster against a real PostgreSQL: what survives, what is adopted, what is refused.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -121,6 +121,11 @@ async fn a_pid_file_that_names_another_process_is_not_a_running_server() {
     let (_, rest) = text.split_once('\n').unwrap();
     let file = dir.path().join("postgres/data/postmaster.pid");
     std::fs::write(&file, format!("{}\n{rest}", other.id())).unwrap();
+    // The lock of its socket, which a kill leaves too, names the same pid: by it alone PostgreSQL would not start.
+    let cluster = Cluster::open(&dir.path().join("postgres"), None, 20).unwrap();
+    let lock = cluster.socket_dir().unwrap().join(".s.PGSQL.5432.lock");
+    std::fs::write(&lock, format!("{}\n{rest}", other.id())).unwrap();
+    chown(&lock, Some(uid), None).unwrap();
     let postgres = start(&dir).await;
     assert_eq!(remembered(postgres.options()).await, 42);
     postgres.stop().await.unwrap();

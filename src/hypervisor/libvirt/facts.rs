@@ -6,7 +6,7 @@ use virt::storage_pool::StoragePool;
 use virt::sys;
 
 use super::fault::{during, is_absent};
-use super::{Libvirt, networks};
+use super::{Libvirt, networks, routes};
 use crate::domain::host::VirtType;
 use crate::hypervisor::{Fault, HostFacts, names, xml};
 
@@ -34,11 +34,14 @@ impl Libvirt {
         // The numbers are those of the last refresh. One is refused while a volume is being made, and then the next serves.
         let _ = disks.refresh(0);
         let space = disks.info().map_err(during("read the disk pool's size"))?;
-        let foreign_subnets = networks::all(conn, self.target.cloud)?
+        let mut foreign_subnets: Vec<_> = networks::all(conn, self.target.cloud)?
             .into_iter()
             .filter(|network| network.ours.is_none())
             .flat_map(|network| network.subnets)
             .collect();
+        foreign_subnets.extend(routes::subnets(&self.target.uri));
+        foreign_subnets.sort_unstable();
+        foreign_subnets.dedup();
         Ok(HostFacts {
             host_uuid,
             hostname,

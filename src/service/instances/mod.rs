@@ -74,6 +74,8 @@ pub async fn list(
     let mut found = Vec::new();
     let mut next = *page;
     let mut looked_at = 0;
+    // Where the search was given up, for another request to go on.
+    let mut given_up = None;
     loop {
         let rows = store::instances::list(&mut conn, &stored, &next).await?;
         let complete = i64::try_from(rows.len()).unwrap_or(i64::MAX) < next.fetch();
@@ -87,18 +89,16 @@ pub async fn list(
                 found.push(instance);
             }
         }
-        match last {
-            Some(last)
-                if !complete
-                    && i64::try_from(found.len()).unwrap_or(i64::MAX) < page.fetch()
-                    && looked_at < SCAN_MAX =>
-            {
-                next.after = last;
-            }
-            Some(_) | None => break,
+        let full = i64::try_from(found.len()).unwrap_or(i64::MAX) >= page.fetch();
+        let Some(last) = last.filter(|_| !complete && !full) else { break };
+        if looked_at >= SCAN_MAX {
+            given_up = Some(Page::cursor(last));
+            break;
         }
+        next.after = last;
     }
-    Ok(page.cut(found, |instance| instance.id.0))
+    let (items, next) = page.cut(found, |instance| instance.id.0);
+    Ok((items, next.or(given_up)))
 }
 
 pub async fn update(
