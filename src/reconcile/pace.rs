@@ -13,7 +13,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::hypervisor::FaultKind;
-use crate::store::work::{self, Failure, Kind, Lease, Settled};
+use crate::store::work::{self, Failure, Hold, Kind, Lease, Settled};
 
 /// Looks in a row under one lease; an item that is not done by then waits for its next turn.
 const LOOKS: usize = 32;
@@ -132,8 +132,10 @@ async fn keep(ctx: &Context, lease: &Lease) {
         let asked = Instant::now();
         let extended = async { work::extend(&mut *ctx.conn().await?, lease, until).await };
         match tokio::time::timeout_at(safe_until, extended).await {
-            Ok(Ok(true)) => safe_until = asked + length,
-            Ok(Ok(false)) => return,
+            Ok(Ok(Hold::Kept)) => safe_until = asked + length,
+            Ok(Ok(Hold::Lost)) => return,
+            // Mostly by ourselves, a moment ago: the look may tell others, and is bounded by the lease that it had.
+            Ok(Ok(Hold::Gone)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a lease could not be extended; trying again"),
             Err(_elapsed) => return,
         }

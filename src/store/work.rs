@@ -103,7 +103,7 @@ pub async fn claim(
     now: Time,
 ) -> Result<Vec<Lease>> {
     let leases = sqlx::query_as(
-        "update work w set lease_owner = $1, lease_until = $2, epoch = w.epoch + 1
+        "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch')
          from (select kind, item from work
                where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
@@ -133,18 +133,35 @@ pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
         .ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
 }
 
-/// Keeps the lease until `until`; `false` if it was lost.
-pub async fn extend(conn: &mut PgConnection, lease: &Lease, until: Time) -> Result<bool> {
-    let done = sqlx::query(
-        "update work set lease_until = greatest(lease_until, $4) where kind = $1 and item = $2 and epoch = $3",
+/// Whose an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Still the lease's.
+    Kept,
+    /// Another worker's by now.
+    Lost,
+    /// Nobody's: it is finished with.
+    Gone,
+}
+
+/// Keeps the lease until `until`.
+pub async fn extend(conn: &mut PgConnection, lease: &Lease, until: Time) -> Result<Hold> {
+    let kept: Option<bool> = sqlx::query_scalar(
+        "with kept as (
+             update work set lease_until = greatest(lease_until, $4) where kind = $1 and item = $2 and epoch = $3 returning epoch)
+         select exists (select from kept) from work where kind = $1 and item = $2",
     )
     .bind(lease.kind)
     .bind(lease.item)
     .bind(lease.epoch)
     .bind(until)
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(match kept {
+        Some(true) => Hold::Kept,
+        Some(false) => Hold::Lost,
+        None => Hold::Gone,
+    })
 }
 
 /// How a reconcile ended.
@@ -267,3 +284,6 @@ pub async fn tenant_of(
     };
     Ok(tenant.bind(item).fetch_optional(conn).await?)
 }
+
+#[cfg(test)]
+mod tests;
