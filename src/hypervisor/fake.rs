@@ -347,6 +347,10 @@ impl Hypervisor for FakeHost {
         self.call("consoles", |world, _| Ok(world.consoles.keys().copied().collect()))
     }
 
+    fn leave(&self) -> Result<(), Fault> {
+        self.call("leave", |_, _| Ok(()))
+    }
+
     fn subscribe(&self, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<(), Fault> {
         lock(&self.sinks).push(Arc::clone(&sink));
         sink(Signal::Connection);

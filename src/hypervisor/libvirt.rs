@@ -13,6 +13,7 @@ mod routes;
 mod volumes;
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{
@@ -31,6 +32,8 @@ pub struct Libvirt {
     arch: OnceLock<String>,
     consoles: consoles::Freshness,
     watchers: Mutex<Vec<Watcher>>,
+    /// The cloud has given the host up.
+    left: AtomicBool,
 }
 
 impl Libvirt {
@@ -41,6 +44,7 @@ impl Libvirt {
             arch: OnceLock::new(),
             consoles: consoles::Freshness::default(),
             watchers: Mutex::default(),
+            left: AtomicBool::default(),
         }
     }
 
@@ -151,6 +155,11 @@ impl Hypervisor for Libvirt {
 
     fn consoles(&self) -> Result<Vec<IncarnationId>, Fault> {
         self.connections.with(|conn| self.all_consoles(conn))
+    }
+
+    fn leave(&self) -> Result<(), Fault> {
+        self.left.store(true, Ordering::Release);
+        self.connections.with(|conn| self.remove_pools(conn))
     }
 
     /// Never fails: a connection that cannot be made is tried again until the host is dropped.

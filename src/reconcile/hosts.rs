@@ -270,6 +270,11 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         work::remove(&mut tx, Kind::HostImage, image.id).await?;
         tx.commit().await?;
     }
+    // Nothing is placed on a host that leaves: what it carries only gets less.
+    if store::incarnations::on_host(&mut *ctx.conn().await?, id).await?.is_empty() {
+        ctx.confirm(lease).await?;
+        ctx.host(id, "leave the host", |host| host.leave()).await?;
+    }
     let tx = ctx.write(lease).await?;
     forget(ctx, lease, &host, tx, json!({})).await
 }

@@ -130,6 +130,24 @@ fn a_cidr_that_the_host_routes_elsewhere_is_a_conflict() {
 }
 
 #[test]
+fn a_host_that_is_left_keeps_no_pool_of_ours() {
+    let daemon = Libvirtd::start();
+    let (host, _) = connect(&daemon);
+    host.facts().unwrap();
+    let beside = format!("{}-beside", daemon.pool_path());
+    let other = Libvirt::new(HostTarget { pool_path: beside, ..target(&daemon) });
+    other.facts().unwrap();
+    let pools = || daemon.virsh(&["pool-list", "--all", "--name"]).split_whitespace().count();
+    assert_eq!(pools(), 4, "two of each cloud");
+    host.leave().unwrap();
+    host.leave().unwrap();
+    assert_eq!(pools(), 2, "the other cloud's");
+    assert_eq!(host.facts().unwrap_err().kind, FaultKind::Permanent);
+    assert_eq!(pools(), 2);
+    other.facts().unwrap();
+}
+
+#[test]
 fn a_domain_destroyed_behind_our_back_is_told() {
     let daemon = Libvirtd::start();
     let (host, cloud) = connect(&daemon);

@@ -1,10 +1,13 @@
 //! Who a host is and what it has, and the pools that we need there.
 
+use std::sync::atomic::Ordering;
+
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::storage_pool::StoragePool;
 use virt::sys;
 
+use super::domains::present;
 use super::fault::{during, is_absent};
 use super::{Libvirt, networks, routes};
 use crate::domain::host::VirtType;
@@ -73,6 +76,9 @@ impl Libvirt {
     /// One of our two pools, running; made where it is missing.
     pub(super) fn pool(&self, conn: &Connect, name: &str) -> Result<StoragePool, Fault> {
         let doing = |what: &str| format!("{what} the storage pool {name}");
+        if self.left.load(Ordering::Acquire) {
+            return Err(Fault::permanent("this host is leaving the cloud"));
+        }
         let pool = match conn.lookup_storage_pool_by_name(name) {
             Ok(pool) => pool,
             Err(error) if is_absent(&error) => {
@@ -104,6 +110,20 @@ impl Libvirt {
         // Kept from a host's reboot; without it the next call starts the pool.
         let _ = pool.set_autostart(true);
         Ok(pool)
+    }
+
+    /// Takes our pools from the host's libvirt.
+    pub(super) fn remove_pools(&self, conn: &Connect) -> Result<(), Fault> {
+        for name in [self.console_pool(), self.disk_pool()] {
+            let what = format!("remove the storage pool {name}");
+            let found = present(&what, conn.lookup_storage_pool_by_name(&name))?;
+            let Some(pool) = found else { continue };
+            if present(&what, pool.is_active())?.unwrap_or(false) {
+                present(&what, pool.destroy())?;
+            }
+            present(&what, pool.undefine())?;
+        }
+        Ok(())
     }
 
     fn pool_path(&self, name: &str) -> String {
