@@ -6,7 +6,7 @@
 CARGO := PATH="$$PATH:$${CARGO_HOME:-$$HOME/.cargo}/bin" cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test guest guest-check openapi lint bench clean
+.PHONY: help setup build release demo test soak guest guest-check openapi lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: ## See it work: a real VM from HTTP calls, made and removed; installs what
 
 test: ## Run all tests; installs what is missing
 	@scripts/test.sh
+
+soak: ## Sudden deaths in a churn of wishes, then an audit: make soak MINUTES=10
+	@scripts/soak.sh $(or $(MINUTES),10)
 
 setup: ## Install what is missing to build, run and try Pileus (Debian 12/13, Ubuntu 24.04)
 	@scripts/setup.sh all

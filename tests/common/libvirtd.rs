@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
@@ -14,11 +15,16 @@ use tempfile::TempDir;
 pub struct Libvirtd {
     root: TempDir,
     child: Child,
+    talk: Mutex<Talk>,
+    /// The namespaces' first process, as seen from here.
+    init: u32,
+}
+
+/// With the namespaces' first process.
+struct Talk {
     /// Its end of file ends the host.
     stdin: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// The namespaces' first process, as seen from here.
-    init: u32,
 }
 
 impl Libvirtd {
@@ -49,7 +55,8 @@ impl Libvirtd {
             .expect("start unshare (util-linux)");
         let stdin = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        let mut host = Self { root, child, stdin, answers, init: 0 };
+        let talk = Mutex::new(Talk { stdin, answers });
+        let mut host = Self { root, child, talk, init: 0 };
         host.init = host.say("start");
         host
     }
@@ -108,25 +115,26 @@ impl Libvirtd {
     }
 
     /// libvirtd dies by SIGKILL; guests run on.
-    pub fn kill(&mut self) {
+    pub fn kill(&self) {
         self.say("kill");
     }
 
     /// libvirtd ends by SIGTERM; guests run on.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.say("stop");
     }
 
     /// libvirtd again, after `kill` or `stop`.
-    pub fn start_again(&mut self) {
+    pub fn start_again(&self) {
         self.say("start");
     }
 
-    fn say(&mut self, command: &str) -> u32 {
-        let stdin = self.stdin.as_mut().expect("open until dropped");
+    fn say(&self, command: &str) -> u32 {
+        let mut talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner);
+        let stdin = talk.stdin.as_mut().expect("open until dropped");
         writeln!(stdin, "{command}").expect("the libvirt host has ended");
         let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the libvirt host has ended");
+        talk.answers.read_line(&mut line).expect("the libvirt host has ended");
         let (pid, said) = line.trim().split_once(' ').unwrap_or_default();
         assert_eq!(said, command, "the libvirt host has ended: its words are above");
         pid.parse().unwrap()
@@ -136,7 +144,7 @@ impl Libvirtd {
 impl Drop for Libvirtd {
     fn drop(&mut self) {
         // At the end of its input the namespaces' first process ends, and takes all the others with it; unshare ends last.
-        drop(self.stdin.take());
+        drop(self.talk.get_mut().unwrap_or_else(PoisonError::into_inner).stdin.take());
         let _ = self.child.wait();
     }
 }

@@ -8,11 +8,14 @@
 
 #[path = "../common/client.rs"]
 mod client;
+#[path = "../common/cloud.rs"]
+mod cloud;
 #[path = "../common/libvirtd.rs"]
 mod libvirtd;
+#[path = "../common/process.rs"]
+mod process;
 
 mod audit;
-mod cloud;
 mod dhcp;
 mod images;
 mod kill_nine;

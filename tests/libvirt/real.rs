@@ -167,7 +167,7 @@ fn a_domain_destroyed_behind_our_back_is_told() {
 
 #[test]
 fn a_killed_libvirtd_is_found_again_with_all_that_ran() {
-    let mut daemon = Libvirtd::start();
+    let daemon = Libvirtd::start();
     let (host, cloud) = connect(&daemon);
     let signals = watch(&host);
     let world = World::new(cloud, 224);

@@ -1,15 +1,16 @@
-//! A `pileus up` of the test's own on the libvirt host that all tests share: started, killed, started again, ended.
+//! A cloud of the test's own on a libvirt host: its server is started, killed, started again, ended.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use pileus::cli::postgres::throwaway;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 
 use crate::client::{Answer, Client};
 use crate::libvirtd::Libvirtd;
+use crate::process::Process;
 
 /// How long anything may take that waits for no guest's boot.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -52,15 +54,10 @@ pub struct Cloud {
     pub state: TempDir,
     database: Database,
     settings: Vec<(&'static str, String)>,
-    server: Option<Server>,
+    /// `up`, or `serve`, which needs neither libvirt nor anything but its database to start.
+    command: &'static str,
+    server: Option<Process>,
     listen: String,
-}
-
-/// A running server, as seen from here.
-struct Server {
-    /// It enters the host's namespaces, and ends as its child ends.
-    nsenter: Child,
-    pid: Pid,
 }
 
 impl Cloud {
@@ -70,18 +67,24 @@ impl Cloud {
         Self::with(Database::Shared(options), settings).await
     }
 
-    /// A new cloud, its server running.
+    /// A new cloud on the shared host, its server running.
     pub async fn with(database: Database, settings: &[(&'static str, &str)]) -> Self {
-        let host = host();
+        Self::on(host(), database, settings).await
+    }
+
+    /// A new cloud, its server running.
+    pub async fn on(
+        host: Arc<Libvirtd>,
+        database: Database,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         let state = TempDir::with_prefix_in("cloud-", host.path("")).expect("a state directory");
         std::fs::set_permissions(state.path(), PermissionsExt::from_mode(0o711)).unwrap();
-        // Free now, and the server's from then on: it is started at the same address again.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = free.local_addr().unwrap().to_string();
-        drop(free);
+        let listen = free_address();
         let settings = settings.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let admin = Client::new(format!("http://{listen}"));
-        let mut cloud = Self { host, admin, state, database, settings, server: None, listen };
+        let (command, server) = ("up", None);
+        let mut cloud = Self { host, admin, state, database, settings, command, server, listen };
         cloud.start().await;
         let file = std::fs::read(cloud.state.path().join("admin.json")).expect("admin.json");
         let account: Value = serde_json::from_slice(&file).unwrap();
@@ -103,12 +106,30 @@ impl Cloud {
         self.ready().await;
     }
 
+    /// From its next start on the server is a `pileus serve`.
+    pub fn serve_from_now_on(&mut self) {
+        self.command = "serve";
+    }
+
+    /// From its next start on the server has this setting.
+    pub fn set(&mut self, key: &'static str, value: &str) {
+        self.settings.retain(|(set, _)| *set != key);
+        self.settings.push((key, value.to_owned()));
+    }
+
     /// Starts the server.
     pub fn spawn(&mut self, fault: Option<&str>) {
         assert!(self.server.is_none(), "the server runs");
-        let log = File::options().append(true).create(true).open(self.log()).unwrap();
+        let mut command = self.command(self.command, &self.listen, self.log());
+        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
+        self.server = Some(Process::spawn(command));
+    }
+
+    /// `pileus up` or `pileus serve` of this cloud.
+    fn command(&self, subcommand: &str, listen: &str, log: PathBuf) -> Command {
+        let log = File::options().append(true).create(true).open(log).unwrap();
         let mut command = self.host.command_beside(env!("CARGO_BIN_EXE_pileus"));
-        command.args(["up", "--listen", &self.listen, "--virt-type", "qemu", "--state-dir"]);
+        command.args([subcommand, "--listen", listen, "--virt-type", "qemu", "--state-dir"]);
         command.arg(self.state.path());
         // A token of a test lives as long as the test.
         command.args(["--token-ttl-s", "86400", "--log", "info,pileus::reconcile=debug"]);
@@ -118,11 +139,8 @@ impl Cloud {
         for (key, value) in &self.settings {
             command.args([&format!("--{key}"), value]);
         }
-        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let nsenter = command.spawn().expect("start nsenter (util-linux)");
-        let pid = child_of(nsenter.id());
-        self.server = Some(Server { nsenter, pid });
+        command
     }
 
     fn log(&self) -> PathBuf {
@@ -137,7 +155,7 @@ impl Cloud {
             if answer.is_ok_and(|answer| answer.status == 200) {
                 return;
             }
-            let ended = self.server.as_mut().unwrap().nsenter.try_wait().unwrap();
+            let ended = self.server.as_mut().unwrap().has_ended();
             assert!(ended.is_none(), "the server ended while it started: {ended:?}");
             assert!(Instant::now() < end, "the server is not ready within {SOON:?}");
             sleep(Duration::from_millis(50)).await;
@@ -158,14 +176,18 @@ impl Cloud {
 
     /// How the server ended, if it has.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
-        let status = self.server.as_mut().expect("a server").nsenter.try_wait().unwrap()?;
+        let status = self.server.as_mut().expect("a server").has_ended()?;
         self.server = None;
         Some(status)
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.server.as_ref().expect("a server").signal(signal);
+    }
+
     /// `kill -9`.
     pub async fn kill(&mut self) {
-        kill(self.server.as_ref().expect("a server").pid, Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
         let status = self.ended().await;
         assert_eq!(status.signal(), Some(9), "{status:?}");
     }
@@ -173,7 +195,7 @@ impl Cloud {
     /// SIGTERM; gives how long the end took.
     pub async fn terminate(&mut self) -> Duration {
         let begun = Instant::now();
-        kill(self.server.as_ref().expect("a server").pid, Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let status = self.ended().await;
         assert!(status.success(), "{status:?}");
         begun.elapsed()
@@ -274,13 +296,7 @@ impl Cloud {
 
 impl Drop for Cloud {
     fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            // Not yet waited for, so the id is still its own.
-            if server.nsenter.try_wait().is_ok_and(|ended| ended.is_none()) {
-                let _ = kill(server.pid, Signal::SIGKILL);
-            }
-            let _ = server.nsenter.wait();
-        }
+        drop(self.server.take());
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
@@ -317,16 +333,8 @@ pub fn run(command: &mut Command) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// The only child of a process, once it has one.
-fn child_of(parent: u32) -> Pid {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let children = format!("/proc/{parent}/task/{parent}/children");
-        let children = std::fs::read_to_string(children).unwrap_or_default();
-        if let Some(child) = children.split_whitespace().next() {
-            return Pid::from_raw(child.parse().unwrap());
-        }
-        assert!(Instant::now() < end, "nsenter has started nothing");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+/// Free now, and a server's from then on: it is started at the same address again.
+pub fn free_address() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().to_string()
 }

@@ -1,0 +1,113 @@
+//! The operator's audit, run on a test's host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cloud::{Cloud, Database, SOON, run};
+use crate::libvirtd::Libvirtd;
+use crate::postgres::Postgres;
+
+/// Runs `scripts/audit.sh` inside the cloud's host, where what is on its way has so long; gives its findings.
+pub fn findings(cloud: &Cloud, url: &str, patience: Duration) -> Result<String, String> {
+    let mut audit = cloud.host.command(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/audit.sh"));
+    audit.args(["--here", "--deep", "--images"]).arg(cloud.state.path().join("images"));
+    audit.args(["--settle", &patience.as_secs().to_string(), url]);
+    let (clean, said) = run(&mut audit);
+    if clean { Ok(said) } else { Err(said) }
+}
+
+/// Holds the cloud to the audit.
+#[track_caller]
+pub fn clean(cloud: &Cloud, url: &str) {
+    match findings(cloud, url, SOON) {
+        Ok(said) => println!("{}", said.trim()),
+        Err(said) => panic!("{said}"),
+    }
+}
+
+/// What is done to a host and a database behind the server's back, and what the audit must say of it.
+const MISCHIEF: &[(&str, &str)] = &[
+    ("rm $pools/disks/seed-$stopped.iso", "missing: disks seed-$stopped.iso"),
+    ("rm $pools/consoles/$running.log*", "missing: consoles $running.log"),
+    ("kill -9 $(cat /run/libvirt/qemu/$mark-$id.pid)", "missing: process $mark-$id"),
+    ("kill -9 $(pgrep -f $mark-.*[.]conf)", "missing: dnsmasq $mark-"),
+    (
+        "touch $pools/disks/disk-00000000-0000-7000-8000-000000000001.qcow2",
+        "left over: disks disk-0000",
+    ),
+    ("echo x >>$(ls $pools/disks/base-*.raw)", "damaged: base-"),
+    (
+        "qemu-img rebase -u -f qcow2 -b /nowhere -F raw $pools/disks/disk-$stopped.qcow2",
+        "stands on /nowhere",
+    ),
+    ("touch $images/left", "image store: left over: left"),
+    ("ip link add pl0123456789ab type bridge", "left over: bridge pl0123456789ab"),
+    ("ip tuntap add vnet99 mode tap", "left over: tap vnet99"),
+    (
+        "echo \"<network><name>$mark-00000000-0000-7000-8000-000000000002</name></network>\" >/tmp/n && virsh net-define /tmp/n && rm /tmp/n",
+        "left over: network $mark-0000",
+    ),
+    ("sed -i s/^52:/53:/ /var/lib/libvirt/dnsmasq/$mark-*.hostsfile", "left over: dhcp $mark-"),
+    ("psql $url -c 'update hosts set used_vcpus = used_vcpus + 1'", "used, its claims are"),
+    (
+        "psql $url -c \"insert into events select gen_random_uuid(), seq + 1000000, at, tenant_id, kind, resource_kind, resource_id, resource_name, actor_id, actor, request_id, outcome from events where kind = 'instance.create'\"",
+        "was accepted 2 times",
+    ),
+    (
+        "psql $url -c \"insert into work (kind, item, due_at) values ('instance', gen_random_uuid(), 'infinity')\"",
+        ", which is gone",
+    ),
+    ("psql $url -c 'update instances set revision = revision + 1'", "is not as wished"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_finds_what_is_missing_doubled_or_left_over() {
+    let host = Arc::new(Libvirtd::start());
+    let postgres = Postgres::start(&host).await;
+    let mut cloud = Cloud::on(host, Database::Shared(postgres.options()), &[]).await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let mut made = Vec::new();
+    for wanted in ["running", "stopped"] {
+        let new = json!({"name": wanted, "image": image, "flavor": "nano", "networks": [{"network": "default"}]});
+        let path = "/v1/instances?wait=running&timeout=90";
+        let answer = cloud.admin.post(path, &new).await.expect(202);
+        made.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    let stop = format!("/v1/instances/{}/actions/stop?wait=stopped&timeout=60", made[1]);
+    let stopped = cloud.admin.post(&stop, &json!({"hard": true})).await.expect(202);
+    assert_eq!(stopped["status"], "stopped", "{stopped:#}");
+    clean(&cloud, &postgres.url());
+
+    // With nobody there to mend it.
+    cloud.terminate().await;
+    let mut conn = postgres.connect().await;
+    let mut incarnations = Vec::new();
+    for id in &made {
+        let of = "select id::text from incarnations where instance_id = $1::uuid";
+        let one: String = sqlx::query_scalar(of).bind(id).fetch_one(&mut conn).await.unwrap();
+        incarnations.push(one);
+    }
+    let state = cloud.state.path().display();
+    let words = [
+        ("$running", incarnations[0].clone()),
+        ("$stopped", incarnations[1].clone()),
+        ("$id", made[0].clone()),
+        ("$mark", cloud.mark()),
+        ("$pools", format!("{state}/pools")),
+        ("$images", format!("{state}/images")),
+        ("$url", postgres.url()),
+    ];
+    let fill = |text: &str| {
+        words.iter().fold(text.to_owned(), |text, (key, word)| text.replace(key, word))
+    };
+    for (deed, _) in MISCHIEF {
+        let (done, said) = run(cloud.host.command("bash").args(["-c", &fill(deed)]));
+        assert!(done, "{deed}: {said}");
+    }
+    let said = findings(&cloud, &postgres.url(), Duration::ZERO).expect_err("findings");
+    for (deed, finding) in MISCHIEF {
+        assert!(said.contains(&fill(finding)), "after {deed} there is no {finding:?} in\n{said}");
+    }
+}
