@@ -20,7 +20,20 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server",
         &["api", "service", "reconcile", "store", "hypervisor", "placement", "config", "domain"],
     ),
-    ("cli", &["server", "api", "service", "store", "hypervisor", "guest", "config", "domain"]),
+    (
+        "cli",
+        &[
+            "server",
+            "api",
+            "service",
+            "store",
+            "hypervisor",
+            "placement",
+            "guest",
+            "config",
+            "domain",
+        ],
+    ),
 ];
 
 const LONGEST: usize = 400;

@@ -6,6 +6,7 @@ mod config;
 mod logging;
 mod migrate;
 mod openapi;
+mod placement;
 pub mod postgres;
 mod serve;
 mod signals;
@@ -40,6 +41,8 @@ enum Command {
     Config(Box<config::Options>),
     /// Print the OpenAPI document
     Openapi(openapi::Options),
+    /// Replay traces of VMs over imagined hosts, to compare policies
+    Placement(placement::Options),
     /// Print a shell's completions
     Completions(completions::Options),
     /// What a cloud is used with
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<()> {
         Command::Migrate(flags) => block_on(migrate::run(*flags)),
         Command::Config(options) => config::run(*options),
         Command::Openapi(options) => openapi::run(&options),
+        Command::Placement(options) => placement::run(options),
         Command::Completions(options) => completions::run(&options),
         Command::Client(command) => block_on(client::run(command)),
     }

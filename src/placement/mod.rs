@@ -18,9 +18,11 @@ mod policy;
 mod resources;
 mod search;
 mod shapes;
+pub mod simulate;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod tree;
 
 pub use account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};

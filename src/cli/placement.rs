@@ -1,0 +1,115 @@
+//! `pileus placement`: replays traces of VMs over imagined hosts, to see what a policy would keep busy. Needs no cloud.
+
+mod plot;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use comfy_table::presets;
+
+use crate::placement::Policy;
+use crate::placement::simulate::{self, Fleet, Outcome};
+use crate::placement::trace;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Replay a trace over hosts, once for each policy
+    Simulate(Simulate),
+    /// Write a trace with a realistic mix of sizes, batches and lifetimes
+    Generate(Generate),
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// CSV with the columns arrival_s, lifetime_s (-1: stays), vcpus, memory_mib, request, in the order of arrival
+    trace: PathBuf,
+    /// Kinds of hosts and how many of each: vCPUs, GiB and number, as in 64c256g:500,32c128g:20
+    #[arg(long)]
+    hosts: Fleet,
+    /// Only this policy; may be given again
+    #[arg(long)]
+    policy: Vec<Policy>,
+    /// Print JSON, with the hosts in use over time
+    #[arg(long)]
+    json: bool,
+    /// Draw the hosts in use over time to this file, as SVG
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Generate {
+    /// How many VMs
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    vms: u32,
+    /// The same seed gives the same trace
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub fn run(options: Options) -> Result<()> {
+    match options.command {
+        Command::Simulate(simulate) => self::simulate(&simulate),
+        Command::Generate(Generate { vms, seed }) => {
+            super::print(&trace::write(&simulate::generate(vms as usize, seed)))
+        }
+    }
+}
+
+fn simulate(options: &Simulate) -> Result<()> {
+    let path = options.trace.display();
+    let text = std::fs::read(&options.trace).with_context(|| format!("{path} cannot be read"))?;
+    let trace = trace::read(&text).with_context(|| format!("{path} is no trace"))?;
+    let policies =
+        if options.policy.is_empty() { Policy::ALL.to_vec() } else { options.policy.clone() };
+    let outcomes: Vec<_> = policies
+        .into_iter()
+        .map(|policy| simulate::replay(&options.hosts, &trace, policy))
+        .collect();
+    if let Some(path) = &options.svg {
+        std::fs::write(path, plot::svg(&outcomes))
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if options.json {
+        return super::print(&serde_json::to_string_pretty(&outcomes)?);
+    }
+    super::print(&table(&outcomes))
+}
+
+fn table(outcomes: &[Outcome]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header([
+        "POLICY",
+        "PLACED",
+        "REFUSED",
+        "MEAN HOSTS",
+        "PEAK",
+        "BOUND",
+        "PACKING",
+        "STRANDED CPU",
+        "STRANDED MEMORY",
+    ]);
+    for outcome in outcomes {
+        let percent = |share: f64| format!("{:.2} %", share * 100.0);
+        table.add_row([
+            outcome.policy.to_string(),
+            outcome.placed.to_string(),
+            outcome.refused.to_string(),
+            format!("{:.1}", outcome.mean_hosts),
+            outcome.peak_hosts.to_string(),
+            format!("{:.1}", outcome.mean_bound),
+            format!("{:.4}", outcome.packing),
+            percent(outcome.stranded_vcpus),
+            percent(outcome.stranded_memory),
+        ]);
+    }
+    table.to_string()
+}
