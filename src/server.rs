@@ -52,6 +52,8 @@ pub struct Local {
 pub struct LocalHost {
     pub uri: String,
     pub virt_type: VirtType,
+    /// What others have of the disk under our pools when the host is registered.
+    pub reserved_disk_gib: i64,
 }
 
 /// The API's socket: asked for before anything else is started, so that a busy address is told at once.
@@ -119,7 +121,8 @@ pub async fn run(
 async fn begin(app: &App, local: &Local) -> Result<()> {
     let begun = first_things(app, &local.admin_user, &local.admin_password).await?;
     if let Some(host) = &local.host {
-        let id = bootstrap::local_host(app, &host.uri, host.virt_type).await?;
+        let id = bootstrap::local_host(app, &host.uri, host.virt_type, host.reserved_disk_gib);
+        let id = id.await?;
         if !bootstrap::host_answered(app, id, HOST_PATIENCE).await? {
             tracing::warn!(uri = host.uri, "libvirt does not answer yet: GET /v1/hosts says why");
         }

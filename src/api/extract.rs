@@ -265,34 +265,44 @@ impl FromStr for Tag {
 }
 
 /// `If-Match` and `If-None-Match`, whose values are revisions.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Conditions {
     /// The revision that a change is meant for, in whatever state it is; none: any.
     pub if_match: Option<i64>,
     /// What the client has; its answer is 304.
-    pub if_none_match: Option<Tag>,
+    pub if_none_match: Vec<Tag>,
 }
 
 impl FromRequestParts<App> for Conditions {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        // A tag that is none of ours matches nothing, and no revision is 0.
+        let wanted = tags(&parts.headers, "if-match")?.map(|tags| match tags[..] {
+            [] => Ok(0),
+            [Tag { revision, .. }] => Ok(revision),
+            [..] => Err(Error::field("if-match", "must name one revision, such as \"3\", or *")),
+        });
         Ok(Self {
-            if_match: etag(&parts.headers, "if-match")?.map(|tag| tag.revision),
-            if_none_match: etag(&parts.headers, "if-none-match")?,
+            if_match: wanted.transpose()?,
+            if_none_match: tags(&parts.headers, "if-none-match")?.unwrap_or_default(),
         })
     }
 }
 
-fn etag(headers: &HeaderMap, name: &'static str) -> Result<Option<Tag>, Problem> {
-    let Some(value) = text(headers, name)? else { return Ok(None) };
-    let value = value.trim();
-    if value == "*" {
+/// The tags of ours in a list of tags (RFC 9110, 8.8.3); none for `*`, and where there is no such header.
+fn tags(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<Tag>>, Problem> {
+    let Some(value) = text(headers, name)?.filter(|value| value.trim() != "*") else {
         return Ok(None);
-    }
-    let number = value.trim_start_matches("W/").trim_matches('"').parse();
-    number.map(Some).map_err(|_not_ours: std::num::ParseIntError| {
-        Error::field(name, "must be an ETag of ours: a revision in quotes, such as \"3\", or *")
-            .into()
-    })
+    };
+    let tags = value.split(',').map(|tag| {
+        let tag = tag.trim();
+        let quoted = tag.strip_prefix("W/").unwrap_or(tag);
+        let opaque = quoted.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        opaque.map(|opaque| opaque.parse().ok()).ok_or_else(|| {
+            Error::field(name, "must be ETags: a revision in quotes, such as \"3\", or *").into()
+        })
+    });
+    let tags: Vec<Option<Tag>> = tags.collect::<Result<_, Problem>>()?;
+    Ok(Some(tags.into_iter().flatten().collect()))
 }

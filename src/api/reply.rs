@@ -45,7 +45,7 @@ impl<T: Resource> IntoResponse for Found<T> {
         let Self(resource, conditions) = self;
         let tag = tag(&resource);
         let header = [header(tag)];
-        if conditions.if_none_match == Some(tag) {
+        if conditions.if_none_match.contains(&tag) {
             return (StatusCode::NOT_MODIFIED, header).into_response();
         }
         (StatusCode::OK, header, Json(resource)).into_response()

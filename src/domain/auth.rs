@@ -18,7 +18,7 @@ pub struct Login {
     /// The user's password.
     #[schema(value_type = String, format = Password, max_length = 256, example = "correct horse battery staple")]
     pub password: Password,
-    /// Id or name of the tenant that the token is for. Need not be given by a user with one membership or none.
+    /// Id or name of the tenant that the token is for. Left out: the one that the user has been a member of for longest.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, nullable = false, example = "default")]
     pub tenant: Option<String>,

@@ -98,6 +98,9 @@ pub fn check_traits(pointer: &str, traits: &[String]) -> Result<()> {
             let detail = "a trait must have 1 to 63 characters of a-z 0-9 _ : . -";
             return Err(Error::field(format!("{pointer}/{i}"), detail));
         }
+        if traits[..i].contains(name) {
+            return Err(Error::field(format!("{pointer}/{i}"), format!("names {name} again")));
+        }
     }
     Ok(())
 }

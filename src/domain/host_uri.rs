@@ -31,6 +31,16 @@ pub fn check(pointer: &str, uri: &str) -> Result<()> {
     fault(uri).map_or(Ok(()), |detail| Err(Error::field(pointer, detail)))
 }
 
+/// Whether two URIs mean the same daemon, if they mean the same machine: its system daemon, a user's own, or the mock.
+pub fn same_daemon(a: &str, b: &str) -> bool {
+    let daemon = |uri: &str| {
+        let (scheme, rest) = uri.split_once("://")?;
+        let path = rest.split('?').next()?.split_once('/')?.1.to_owned();
+        Some((scheme.split('+').next()?.to_owned(), path))
+    };
+    daemon(a) == daemon(b)
+}
+
 fn fault(uri: &str) -> Option<String> {
     let says = |text: &str| Some(text.to_owned());
     if uri.is_empty() || uri.len() > URI_MAX {
@@ -185,6 +195,13 @@ mod tests {
         ] {
             assert_eq!(fault(uri), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn a_daemon_is_the_same_however_it_is_reached() {
+        assert!(same_daemon("qemu:///system", "qemu+ssh://root@node7/system?no_tty=1"));
+        assert!(!same_daemon("qemu:///system", "qemu:///session"));
+        assert!(!same_daemon("qemu:///system", "test:///system"));
     }
 
     #[test]

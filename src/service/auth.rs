@@ -116,7 +116,8 @@ pub async fn login(app: &App, login: &Login, origin: &Origin) -> Result<LoggedIn
     Ok(logged_in)
 }
 
-/// The tenant that was named, or the only one there is.
+/// The tenant that was named, or the one that the user has been a member of for longest: a membership that somebody gives later
+/// changes no login.
 async fn choose(app: &App, user: &Credentials, named: Option<&str>) -> Result<Option<Choice>> {
     let mut conn = app.conn().await?;
     if let Some(named) = named {
@@ -124,14 +125,7 @@ async fn choose(app: &App, user: &Credentials, named: Option<&str>) -> Result<Op
         let none = "there is no such tenant that you are a member of: give another id or name";
         return choice.map(Some).ok_or_else(|| Error::field("/tenant", none));
     }
-    let mut choices = store::auth::choices(&mut conn, user.id).await?;
-    if choices.len() > 1 {
-        let names: Vec<_> = choices.iter().map(|choice| choice.tenant.name.as_str()).collect();
-        let detail =
-            format!("you are a member of several tenants: give one of {}", names.join(", "));
-        return Err(Error::field("/tenant", detail));
-    }
-    Ok(choices.pop())
+    store::auth::home(&mut conn, user.id).await
 }
 
 async fn issue(app: &App, user: &Credentials, choice: Option<Choice>) -> Result<LoggedIn> {

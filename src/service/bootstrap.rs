@@ -24,6 +24,9 @@ pub const TENANT: &str = "default";
 /// The network that its instances begin on.
 pub const NETWORK: &str = "default";
 
+/// What the machine of a local host keeps for itself and for us.
+const LOCAL_MEMORY_MIB: i64 = 512;
+
 /// Name, vCPUs, MiB, GiB.
 const FLAVORS: [(&str, i32, i64, i64); 5] = [
     ("nano", 1, 192, 1),
@@ -119,7 +122,12 @@ pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
 }
 
 /// What `pileus up` adds: the host that it runs on.
-pub async fn local_host(app: &App, uri: &str, virt_type: VirtType) -> Result<HostId> {
+pub async fn local_host(
+    app: &App,
+    uri: &str,
+    virt_type: VirtType,
+    reserved_disk_gib: i64,
+) -> Result<HostId> {
     let config = &app.config;
     let local = store::hosts::Local {
         uri: uri.into(),
@@ -128,6 +136,8 @@ pub async fn local_host(app: &App, uri: &str, virt_type: VirtType) -> Result<Hos
         cpu_ratio: config.overcommit_cpu,
         memory_ratio: config.overcommit_memory,
         disk_ratio: config.overcommit_disk,
+        reserved_memory_mib: LOCAL_MEMORY_MIB,
+        reserved_disk_gib,
     };
     let now = app.clock.now();
     let mut tx = app.db.begin().await?;

@@ -10,6 +10,7 @@ use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
 use crate::domain::host::{Host, HostFilter, HostPatch, NewHost};
+use crate::domain::host_uri;
 use crate::domain::id::HostId;
 use crate::domain::page::Page;
 use crate::store;
@@ -97,6 +98,13 @@ pub async fn update(
         return Err(Error::conflict(
             "host-in-use",
             "the pool's path stays while volumes of ours may be in it: disable the host and delete its instances first",
+        ));
+    }
+    let other = patch.uri.as_ref().is_some_and(|uri| !host_uri::same_daemon(uri, &host.uri));
+    if other && store::hosts::holds_anything(write.conn(), id).await? {
+        return Err(Error::conflict(
+            "host-in-use",
+            "another daemon of the same machine does not know what runs there: keep the URI's path, or delete the host's instances first",
         ));
     }
     store::hosts::update(write.conn(), id, patch).await?;

@@ -14,6 +14,7 @@ use crate::domain::event::Subject;
 use crate::domain::id::NetworkId;
 use crate::domain::network::{Network, NetworkPatch, NetworkStatus, NewNetwork};
 use crate::domain::page::Page;
+use crate::domain::subnet::Subnet;
 use crate::domain::text::Labels;
 use crate::store;
 use crate::store::networks::{Insert, Pool};
@@ -23,6 +24,9 @@ pub async fn create(app: &App, caller: &Caller, new: &NewNetwork) -> Result<Netw
     authorize(caller, "create_network")?;
     let plan = new.check(caller.admin)?;
     let tenant = caller.tenant()?;
+    if let Some(subnet) = plan.subnet.as_ref().filter(|_| !caller.admin) {
+        fair(app, subnet)?;
+    }
     let mut write = match app.begin(caller, "create_network", new).await? {
         Begin::Replay(network) => return Ok(network),
         Begin::Fresh(write) => write,
@@ -46,6 +50,19 @@ pub async fn create(app: &App, caller: &Caller, new: &NewNetwork) -> Result<Netw
     write.done("network.create", subject(&network), json!({ "cidr": network.cidr })).await?;
     write.commit(&network).await?;
     Ok(network)
+}
+
+/// The pool that networks get their CIDR from is everybody's: who chooses one there may have sixteen times what is given out.
+fn fair(app: &App, subnet: &Subnet) -> Result<()> {
+    let (pool, least) = (app.config.network_pool, app.config.network_prefix.saturating_sub(4));
+    if subnet.cidr.prefix_len() >= least || !pool.contains(&subnet.cidr) {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} is too much of {pool}, which all tenants share: give a prefix of /{least} or longer, a CIDR outside of it, or ask an admin",
+        subnet.cidr
+    );
+    Err(Error::field("/cidr", detail))
 }
 
 /// Where CIDRs come from. The search begins at the random end of the cloud's id: of two clouds on one machine, which see each

@@ -38,16 +38,16 @@ pub struct Choice {
     pub role: Option<Role>,
 }
 
-/// Up to 100 tenants that the user is a member of, by name.
-pub async fn choices(conn: &mut PgConnection, user: UserId) -> Result<Vec<Choice>> {
-    let choices = sqlx::query_as(
+/// The tenant that the user has been a member of for longest.
+pub async fn home(conn: &mut PgConnection, user: UserId) -> Result<Option<Choice>> {
+    let choice = sqlx::query_as(
         "select t.id, t.name, m.role from memberships m join tenants t on t.id = m.tenant_id
-         where m.user_id = $1 order by t.name limit 100",
+         where m.user_id = $1 order by m.created_at, t.id limit 1",
     )
     .bind(user)
-    .fetch_all(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(choices)
+    Ok(choice)
 }
 
 /// The tenant of this id or name, where the user is a member of it or an admin.

@@ -136,13 +136,16 @@ pub struct Local {
     pub cpu_ratio: f64,
     pub memory_ratio: f64,
     pub disk_ratio: f64,
+    pub reserved_memory_mib: i64,
+    pub reserved_disk_gib: i64,
 }
 
 /// Gives the id. What an admin changed of the host stays; its URI, path and type are the command line's.
 pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> Result<HostId> {
     let id = sqlx::query_scalar(
-        "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since)
-         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8)
+        "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since,
+                            reserved_memory_mib, reserved_disk_gib)
+         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8, $9, $10)
          on conflict (name) do update set uri = excluded.uri, pool_path = excluded.pool_path, virt_type = excluded.virt_type
          returning id",
     )
@@ -154,6 +157,8 @@ pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> 
     .bind(local.memory_ratio)
     .bind(local.disk_ratio)
     .bind(now)
+    .bind(local.reserved_memory_mib)
+    .bind(local.reserved_disk_gib)
     .fetch_one(conn)
     .await?;
     Ok(id)

@@ -138,6 +138,8 @@ async fn a_client_that_has_the_revision_is_not_sent_it_again() {
     assert_eq!(unchanged.header("etag"), Some("\"1\""));
     assert_eq!(ask("\"2\"").await.expect(200), flavor);
     assert_eq!(ask("abc").await.faults(), ["if-none-match"]);
+    assert_eq!(ask("\"2\", W/\"1\"").await.status, 304);
+    assert_eq!(ask("\"somebody else's\"").await.status, 200);
 }
 
 #[tokio::test]

@@ -138,8 +138,24 @@ async fn a_cidr_that_collides_is_refused_without_a_word_about_whose_it_is() {
 }
 
 #[tokio::test]
+async fn a_tenant_takes_no_large_part_of_the_pool_that_all_share() {
+    let api = Api::start_with(|flags| flags.set("network_pool", "10.80.0.0/12")).await;
+    let large = json!({"name": "large", "cidr": "10.81.0.0/19"});
+    assert_eq!(api.member.post("/v1/networks", &large).await.faults(), ["/cidr"]);
+    let fair = json!({"name": "fair", "cidr": "10.81.0.0/20"});
+    api.member.post("/v1/networks", &fair).await.expect(201);
+    let outside = json!({"name": "outside", "cidr": "10.1.0.0/16"});
+    api.member.post("/v1/networks", &outside).await.expect(201);
+    let admins = json!({"name": "admins", "cidr": "10.82.0.0/16"});
+    api.admin.post("/v1/networks", &admins).await.expect(201);
+}
+
+#[tokio::test]
 async fn concurrent_networks_without_a_cidr_get_different_ones_until_none_is_left() {
-    let api = Api::start_with(|flags| flags.set("network_pool", "10.77.0.0/20")).await;
+    let settings = |flags: pileus::config::Flags| {
+        flags.set("network_pool", "10.77.0.0/20").set("quota_networks", "100")
+    };
+    let api = Api::start_with(settings).await;
     let made = futures_util::future::join_all((0..8).map(async |n: usize| {
         // Half of them race with a CIDR of their own.
         let mut body = json!({"name": format!("n{n}")});

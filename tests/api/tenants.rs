@@ -53,6 +53,19 @@ async fn members_see_their_tenant_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_membership_that_somebody_gives_changes_no_login() {
+    let api = Api::start().await;
+    let me = api.member.get("/v1/auth/whoami").await.expect(200);
+    let user = me["user"]["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v1/tenants/{}/members/{user}", api.tenant_b);
+    let given = api.admin.put(&path, &json!({"role": "reader"})).await;
+    assert!(given.status < 300, "{given:?}");
+    let again = api.anonymous.login("member").await;
+    let still = again.get("/v1/auth/whoami").await.expect(200);
+    assert_eq!(still["tenant"], me["tenant"], "{still}");
+}
+
+#[tokio::test]
 async fn a_tenant_that_owns_something_stays() {
     let api = Api::start().await;
     let mut conn = api.app.conn().await.expect("a connection");

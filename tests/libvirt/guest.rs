@@ -110,6 +110,7 @@ fn a_console_is_read_across_boots_and_rotations() {
         ready(&host, &world);
         host.power_off(world.stamp.instance).unwrap();
         let first = console(&host, &world).len();
+        assert_eq!(host.console(world.stamp.incarnation, u64::MAX, 10).unwrap(), b"");
         world.stamp.boot += 1;
         host.start(&world.spec()).unwrap();
         until("the second boot prints", || (console(&host, &world).len() != first).then_some(()));

@@ -116,8 +116,14 @@ impl Connection {
                 return Ok(http);
             }
         }
-        let kept =
-            Http::new(&url, None)?.login(&admin.user, &Secret::new(admin.password), None).await?;
+        let login = Http::new(&url, None)?;
+        let kept = login.login(&admin.user, &Secret::new(admin.password), None).await;
+        let kept = kept.with_context(|| {
+            format!(
+                "the login of {} was not taken; where its password was changed since, run `pileus login`",
+                path.display()
+            )
+        })?;
         if let Ok(session) = &session {
             write(session, &kept)?;
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,11 @@ impl Libvirt {
 
     /// What the server registers.
     pub fn host(&self, config: &Config) -> LocalHost {
-        LocalHost { uri: self.uri.clone(), virt_type: config.virt_type }
+        LocalHost {
+            uri: self.uri.clone(),
+            virt_type: config.virt_type,
+            reserved_disk_gib: taken_gib(&config.state_dir),
+        }
     }
 
     async fn keep_daemons(&mut self, state: &Arc<StateDir>) -> Result<()> {
@@ -110,6 +115,14 @@ impl Libvirt {
             (Err(e), _) => tracing::warn!("the keeper of virtlogd failed: {e}"),
         }
     }
+}
+
+/// What is taken of the file system of a directory, in GiB, rounded up; 0 where it cannot be read.
+fn taken_gib(dir: &Path) -> i64 {
+    statvfs(dir).map_or(0, |found| {
+        let taken = found.blocks().saturating_sub(found.blocks_available());
+        i64::try_from((taken * found.fragment_size()).div_ceil(1 << 30)).unwrap_or(i64::MAX)
+    })
 }
 
 fn program(name: &str) -> Result<PathBuf> {

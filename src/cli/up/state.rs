@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::config::Secret;
+
+/// How long the lock of a process may be held that is dying.
+const DYING: Duration = Duration::from_secs(2);
 
 /// A locked state directory; the lock goes with the process, however that ends.
 #[derive(Debug)]
@@ -133,6 +137,11 @@ fn lock(dir: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    // One that was killed this moment still holds it.
+    let patience = Instant::now() + DYING;
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -205,9 +205,14 @@ pub async fn console(
             host.console(incarnation, offset, max)
         })
         .await;
-    read.map_err(|fault| Error::Unavailable {
-        detail: format!("the host of this instance could not be asked for its console: {fault}"),
-        retry_after: std::time::Duration::from_secs(5),
+    read.map_err(|fault| {
+        tracing::info!(instance = %id, %fault, "a console could not be read");
+        // Where the host is, which libvirt's words tell, is the admins' business.
+        let why = if caller.admin { fault.message } else { "ask again, or ask an admin".into() };
+        Error::Unavailable {
+            detail: format!("the host of this instance could not be asked for its console: {why}"),
+            retry_after: std::time::Duration::from_secs(5),
+        }
     })
 }
 

@@ -50,12 +50,12 @@ pub async fn wait(
     loop {
         match super::read(app, caller, id).await {
             Ok(now) => last = now,
-            Err(Error::NotFound { .. })
-                if goal == Goal::Deleted || last.status == Status::Deleting =>
-            {
-                return Ok(gone(last));
+            // It was there when the request came.
+            Err(Error::NotFound { .. }) => return Ok(gone(last)),
+            // What was asked for is recorded already: an error would tell that it is not.
+            Err(error) => {
+                tracing::warn!(instance = %id, %error, "a wait cannot look; trying again");
             }
-            Err(error) => return Err(error),
         }
         if holds(goal, &last) || Instant::now() >= end || app.shutdown.is_cancelled() {
             return Ok(last);
