@@ -104,8 +104,8 @@ SQL
 
 domains() {
     local name state stamp
+    taps
     for name in $(virsh_ list --all --name); do
-        virsh_ domiflist "$name" 2>/dev/null | awk -v name="$name" 'NF >= 5 { print "tap", $1; print "nic", name, $5 }' >>"$work/taps" || true
         case $name in "$mark"-*) ;; *) continue ;; esac
         state=$(virsh_ domstate "$name" 2>/dev/null | head -n 1) || continue
         stamp=$(virsh_ metadata "$name" --uri https://pileus.dev/xmlns/instance/1 2>/dev/null | tr -d '\n') || true
@@ -113,6 +113,13 @@ domains() {
             "$(field incarnation '[0-9a-f-]+' <<<"$stamp")" "$(field boot '[0-9]+' <<<"$stamp")"
     done
     grep -E "^nic $mark-" "$work/taps" || true
+}
+# What libvirt knows of interfaces of guests, whosever they are.
+taps() {
+    local name
+    for name in $(virsh_ list --all --name); do
+        virsh_ domiflist "$name" 2>/dev/null | awk -v name="$name" 'NF >= 5 { print "tap", $1; print "nic", name, $5 }' || true
+    done >"$work/taps"
 }
 # field NAME PATTERN <STAMP
 field() { grep -oE "$1(=['\"]|>)$2" | grep -oE "$2\$" || echo none; }
@@ -150,7 +157,6 @@ ip -o link show 2>/dev/null | awk -F ': ' '
 LOOK
 
 found() {
-    : >"$work/taps"
     domains
     virsh_ net-list --all --name | awk -v mark="$mark-" 'index($1, mark) == 1 { print "network", $1 }'
     virsh_ pool-list --all --name | awk -v mark="$mark" 'index($1, mark) == 1 { print "pool", $1 }'
@@ -180,7 +186,10 @@ host() {
     comm -23 "$work/expected" "$work/found" | sed "s/^/host $name: missing: /"
     comm -13 "$work/expected" "$work/found" | comm -23 - "$work/allowed" | sed "s/^/host $name: left over: /"
     leases "$name"
-    # Those of other clouds and of others have a libvirt network or domain that knows them.
+    # Those of other clouds and of others have a libvirt network or domain that knows them; some may have come since.
+    cp "$work/taps" "$work/taps.before"
+    taps
+    cat "$work/taps.before" >>"$work/taps"
     { awk '$1 == "tap"' "$work/taps"
       for network in $(virsh_ net-list --name); do virsh_ net-info "$network" 2>/dev/null | awk '$1 == "Bridge:" { print "bridge", $2 }'; done
     } | sort -u >"$work/known"

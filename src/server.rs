@@ -77,7 +77,8 @@ pub async fn run(
     store::migrate(&db).await.context("the schema was not changed")?;
     let clock = Clock::System;
     let proposed = local.as_ref().map_or_else(Uuid::new_v4, |local| local.cloud);
-    let cloud = store::cloud::ensure(&mut *db.acquire().await?, proposed, clock.now()).await?;
+    let cloud =
+        store::cloud::ensure(&mut *store::acquire(&db).await?, proposed, clock.now()).await?;
     let url = config.url();
     let changes = Changes::default();
     let (hosts, signals) = hosts();

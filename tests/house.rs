@@ -272,6 +272,16 @@ fn only_the_store_speaks_sql_and_in_lower_case() {
 }
 
 #[test]
+fn connections_come_from_the_stores_pool() {
+    let faults = lines(|source, line| {
+        let asks =
+            [".begin()", "db.acquire()", "pool.acquire()"].iter().any(|ask| line.contains(ask));
+        asks && source.path != "src/store/pool.rs"
+    });
+    none(&faults, "store::begin and store::acquire give what a dropped future cannot spoil");
+}
+
+#[test]
 fn only_the_configuration_reads_the_environment() {
     let faults = lines(|source, line| source.room() != Some("config") && line.contains("env::var"));
     none(&faults, "settings come from config.rs");

@@ -95,9 +95,13 @@ impl Stream {
     /// Sends all that the feed has by now.
     async fn catch_up(&mut self) -> Result<(), Gone> {
         loop {
-            let events = match self.follower.read().await {
-                Ok(events) => events,
-                Err(error) => {
+            let events = match timeout(self.keepalive * 2, self.follower.read()).await {
+                Ok(Ok(events)) => events,
+                Err(_late) => {
+                    tracing::warn!("an event stream has no answer of the database; trying again");
+                    return Ok(());
+                }
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "an event stream cannot read the feed; trying again");
                     return Ok(());
                 }

@@ -106,6 +106,7 @@ settings! {
         state_dir: PathBuf = "", "Where `up` keeps its database, images and admin.json; default /var/lib/pileus as root, else the XDG state directory";
         #[secret] database_url: Option<Secret> = "", "PostgreSQL 15 or later: postgres://user:password@host/database; DATABASE_URL is read too. Not set: `up` runs its own";
         database_pool: u32 = "16" in 2..=200, "Most connections to the database at a time";
+        database_patience: Duration[s] = "60" in 1..=600, "A round of a loop that the database has not answered within this time is given up, and tried on another connection";
         postgres_bin: Option<PathBuf> = "", "Directory of initdb and postgres for `up`; default: PATH, then /usr/lib/postgresql/*/bin";
         image_dir: PathBuf = "", "Where the bytes of images are kept; default STATE_DIR/images";
         guest_image: Option<PathBuf> = "", "The qcow2 that `up` offers as the public image pileus-guest; default: what `make guest` built, then /usr/share/pileus/pileus-guest.qcow2";

@@ -2,14 +2,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use sqlx::PgPool;
-use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::fault;
 use super::placer::Placer;
 use super::turns::Turns;
 use crate::config::Config;
@@ -22,6 +22,13 @@ use crate::hypervisor::{Fault, FaultKind, Hosts, Hypervisor};
 use crate::store::changes::Changes;
 use crate::store::work::Lease;
 use crate::store::{self, Tx};
+
+/// What a loop's round gives, unless it takes longer than it may. A connection is had within 10 s and a statement done within
+/// 30 s: what takes much longer waits for an answer that will not come, and the next round gets a connection that works.
+pub async fn in_time<T>(longest: Duration, round: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || anyhow::anyhow!("the database has not answered within {} s", longest.as_secs());
+    tokio::time::timeout(longest, round).await.unwrap_or_else(|_late| Err(late().into()))
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -124,21 +131,44 @@ impl Context {
         Self(Arc::new(parts))
     }
 
-    pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.db.acquire().await?)
+    pub async fn conn(&self) -> Result<store::Conn> {
+        Ok(store::acquire(&self.db).await?)
     }
 
     /// A transaction of the lease's holder: its first statement checks the epoch, and keeps others from taking the item.
     pub async fn write(&self, lease: &Lease) -> Result<Tx> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = store::begin(&self.db).await?;
         store::work::guard(&mut tx, lease).await?;
         Ok(tx)
     }
 
-    /// Whether the lease still holds, asked right before an effect on a host: who was held up for longer than it must not touch
-    /// what its successor made.
-    pub async fn confirm(&self, lease: &Lease) -> Result<()> {
-        store::work::guard(&mut *self.conn().await?, lease).await
+    /// Whether the lease still holds, asked right before an effect on a host; gives until when, by our own watch.
+    pub async fn confirm(&self, lease: &Lease) -> Result<Instant> {
+        let asked = Instant::now();
+        let until = store::work::guard(&mut *self.conn().await?, lease).await?;
+        let left = until.and_then(|until| (until - self.clock.now()).to_std().ok());
+        // A clock that was set back must not make it longer.
+        Ok(asked + left.unwrap_or_default().min(self.config.reconcile_lease))
+    }
+
+    /// A host call that changes something there, made only while the lease holds: who was held up for longer than it must not
+    /// touch what its successor made.
+    pub async fn effect<T: Send + 'static>(
+        &self,
+        lease: &Lease,
+        host: HostId,
+        what: &'static str,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let until = self.confirm(lease).await?;
+        let done = self.host(host, what, move |host| {
+            fault::point(what);
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            f(host).map(Some)
+        });
+        done.await?.ok_or(Trouble::LeaseLost)
     }
 
     /// A host call with the usual deadline.

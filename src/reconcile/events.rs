@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::context::in_time;
 use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::error::Result;
@@ -14,9 +15,12 @@ use crate::store::changes::Changes;
 /// How often the feed is looked at when nothing wakes us: other processes write and publish too.
 const POLL: Duration = Duration::from_millis(500);
 
+/// A round may wait 10 s for a connection and 30 s for a statement.
+const PATIENCE: Duration = Duration::from_secs(45);
+
 /// Numbers what is committed, and tells the streams of this process, also of what another process numbered.
 pub async fn publish_once(db: &PgPool, changes: &Changes) -> Result<()> {
-    let last = store::events::publish(&mut *db.acquire().await?).await?;
+    let last = store::events::publish(&mut *store::acquire(db).await?).await?;
     changes.published(last);
     Ok(())
 }
@@ -33,7 +37,7 @@ pub async fn publish_forever(
     let beat = beats.register("events", Duration::from_mins(1), clock.now());
     loop {
         // On shutdown too: what was written last is numbered before we go.
-        if let Err(error) = publish_once(&db, &changes).await {
+        if let Err(error) = in_time(PATIENCE, publish_once(&db, &changes)).await {
             tracing::warn!(%error, "events could not be published; trying again");
         }
         beat.alive(clock.now());

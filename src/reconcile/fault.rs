@@ -1,8 +1,12 @@
 //! Fault points: named places between two effects at which a test makes the process die, as by `kill -9`.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{Signal, raise};
 
 static ARMED: OnceLock<String> = OnceLock::new();
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Arms one point for this process (`PILEUS_FAULT_POINT`); the first call counts.
 pub fn arm(name: &str) {
@@ -10,15 +14,23 @@ pub fn arm(name: &str) {
     let _ = ARMED.set(name.to_owned());
 }
 
-/// Dies here if this point is armed. Nothing is flushed, closed or dropped.
+/// Dies here if this point is armed. Nothing is flushed, closed or dropped. Armed as `stop:NAME` the whole process stands still
+/// instead, once, until somebody sends SIGCONT.
 pub fn point(name: &'static str) {
-    if ARMED.get().is_some_and(|armed| armed == name) {
+    let Some(armed) = ARMED.get() else { return };
+    if armed == name {
         tracing::error!(point = name, "fault point: abort");
         std::process::abort();
     }
+    if armed.strip_prefix("stop:") == Some(name) && !STOPPED.swap(true, Ordering::AcqRel) {
+        tracing::error!(point = name, "fault point: stop");
+        // Where it fails, a test waits in vain for the stop.
+        let _ = raise(Signal::SIGSTOP);
+        tracing::error!(point = name, "fault point: going on");
+    }
 }
 
-/// Every point, in the order in which a create and a delete meet them: a test dies at each.
+/// Every point but those of `Context::effect`, which are named by what is about to be done, in the order in which a create and a delete meet them: a test dies at each.
 pub const POINTS: &[&str] = &[
     "placed",
     "base_wanted",

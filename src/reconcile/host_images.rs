@@ -78,7 +78,7 @@ pub async fn want(
 
 /// The volume is not on the host, whatever we thought.
 pub async fn lost(ctx: &Context, host: HostId, sha256: &str) -> Result<(), Trouble> {
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     if let Some(row) = store::host_images::find(&mut tx, host, sha256).await? {
         work::touch_afresh(&mut tx, Kind::HostImage, row.id, ctx.clock.now()).await?;
         store::host_images::set_present(&mut tx, row.id, false).await?;

@@ -11,7 +11,7 @@ use crate::store;
 pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(), Trouble> {
     // Among our own first, then among all processes.
     let _turn = ctx.settling.take((host, network)).await;
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     store::host_networks::lock(&mut tx, host, network).await?;
     let plan = store::host_networks::plan(&mut tx, network).await?;
     let entries = store::host_networks::entries(&mut tx, host, network).await?;

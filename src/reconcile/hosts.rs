@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::context::in_time;
 use super::{Context, Outcome, Run, Trouble, host_networks};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
@@ -36,7 +37,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let tasks = TaskTracker::new();
     let mut watched: HashMap<HostId, CancellationToken> = HashMap::new();
     while !shutdown.is_cancelled() {
-        match connect(&ctx).await {
+        match in_time(ctx.config.database_patience, connect(&ctx)).await {
             Ok(all) => {
                 let known: HashSet<_> = all.iter().map(|host| host.id).collect();
                 watched.retain(|id, end| {
@@ -78,8 +79,10 @@ fn target(ctx: &Context, host: &Reached) -> HostTarget {
 
 /// One host until `end`.
 async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
+    // It asks the host twice at most.
+    let longest = ctx.config.host_call_deadline * 2 + ctx.config.database_patience;
     loop {
-        if let Err(error) = look(&ctx, id).await {
+        if let Err(error) = in_time(longest, look(&ctx, id)).await {
             tracing::warn!(host = %id, %error, "a host's health could not be noted; trying again");
         }
         tokio::select! {
@@ -140,7 +143,7 @@ async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()>
         memory_mib: facts.memory_mib,
         disk_gib: facts.disk_gib,
     };
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     store::hosts::observe(&mut tx, host.id, facts.host_uuid, &value, totals, now).await?;
     if host.health != "up" {
         let detail = json!({ "from": host.health, "host_uuid": facts.host_uuid });
@@ -188,7 +191,7 @@ async fn note_down(ctx: &Context, host: &Reached, reason: &str) -> Result<()> {
     if host.health == "down" && host.health_reason == reason {
         return Ok(());
     }
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     store::hosts::set_down(&mut tx, host.id, reason, ctx.clock.now()).await?;
     if host.health != "down" {
         let detail = json!({ "from": host.health, "reason": reason });

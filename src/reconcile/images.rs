@@ -80,7 +80,7 @@ impl Images {
     /// The slow full scan, which finds what signals missed.
     pub async fn sweep(&self) -> Result<Swept> {
         let mut swept = Swept::default();
-        let forsaken = store::images::forsaken(&mut *self.db.acquire().await?).await?;
+        let forsaken = store::images::forsaken(&mut *store::acquire(&self.db).await?).await?;
         for id in forsaken {
             swept.images += u64::from(self.free_image(id).await?);
         }
@@ -90,7 +90,7 @@ impl Images {
     }
 
     async fn free_image(&self, id: ImageId) -> Result<bool> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = store::begin(&self.db).await?;
         if !store::images::is_hidden(&mut tx, id).await? {
             return Ok(false);
         }
@@ -115,7 +115,8 @@ impl Images {
     async fn free_blobs(&self) -> Result<u64> {
         let (mut freed, mut after) = (0, String::new());
         loop {
-            let sums = store::images::unused_blobs(&mut *self.db.acquire().await?, &after).await?;
+            let sums =
+                store::images::unused_blobs(&mut *store::acquire(&self.db).await?, &after).await?;
             let Some(last) = sums.last() else { return Ok(freed) };
             after.clone_from(last);
             for sum in &sums {
@@ -127,7 +128,7 @@ impl Images {
     /// File first, row second, under the blob's lock: an upload of the same bytes waits, and then puts its own file there. A row
     /// that copies on hosts hold stays until they are gone; they are looked at now.
     async fn free_blob(&self, sha256: &str) -> Result<bool> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = store::begin(&self.db).await?;
         store::images::lock_blob(&mut tx, sha256).await?;
         if store::images::blob_is_used(&mut tx, sha256).await? {
             return Ok(false);
@@ -148,7 +149,7 @@ impl Images {
         let files = blocking(move || old_files(&dir)).await?;
         let mut freed = 0;
         for (path, name) in files.into_iter().filter(|(_, name)| is_sum(name)) {
-            let mut tx = self.db.begin().await?;
+            let mut tx = store::begin(&self.db).await?;
             store::images::lock_blob(&mut tx, &name).await?;
             if !store::images::blob_is_kept(&mut tx, &name).await? {
                 unlink(path).await?;

@@ -106,27 +106,35 @@ impl Look<'_> {
             }
             (Step::Start, Some((incarnation, host))) => self.start(incarnation, host).await,
             (Step::Pause, Some((_, host))) => {
-                self.ctx.confirm(self.lease).await?;
-                self.ctx.host(host, "pause", move |host| host.pause(id)).await?;
+                self.ctx.effect(self.lease, host, "pause", move |host| host.pause(id)).await?;
                 Ok(Outcome::Again)
             }
             (Step::Resume, Some((_, host))) => {
-                self.ctx.confirm(self.lease).await?;
-                self.ctx.host(host, "resume", move |host| host.resume(id)).await?;
+                self.ctx.effect(self.lease, host, "resume", move |host| host.resume(id)).await?;
                 Ok(Outcome::Again)
             }
             (Step::Shutdown { again }, Some((_, host))) => {
-                self.ctx.confirm(self.lease).await?;
                 self.ctx
-                    .host(host, "press the power button", move |host| host.shutdown(id))
+                    .effect(self.lease, host, "press the power button", move |host| {
+                        host.shutdown(id)
+                    })
                     .await?;
                 Ok(Outcome::wait(again, "the guest was asked to power off"))
             }
             (Step::PowerOff, Some((_, host))) => {
-                self.ctx.confirm(self.lease).await?;
-                self.ctx.host(host, "power off", move |host| host.power_off(id)).await?;
+                self.ctx
+                    .effect(self.lease, host, "power off", move |host| host.power_off(id))
+                    .await?;
                 fault::point("powered_off");
                 Ok(Outcome::Again)
+            }
+            (Step::TakeAway, Some((_, host))) => {
+                self.ctx
+                    .effect(self.lease, host, "take away an ended domain", move |host| {
+                        host.power_off(id)
+                    })
+                    .await?;
+                Ok(Outcome::wait(TimeDelta::milliseconds(200), "the domain is ending"))
             }
             // `next_step` gives these to placed instances only.
             (
@@ -138,7 +146,8 @@ impl Look<'_> {
                 | Step::Pause
                 | Step::Resume
                 | Step::Shutdown { .. }
-                | Step::PowerOff,
+                | Step::PowerOff
+                | Step::TakeAway,
                 None,
             ) => Ok(Outcome::Again),
         }

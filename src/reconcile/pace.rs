@@ -8,11 +8,13 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::context::in_time;
 use super::{Context, Outcome, Run, Trouble, reconcile};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::hypervisor::FaultKind;
+use crate::store;
 use crate::store::work::{self, Failure, Hold, Kind, Lease, Settled};
 
 /// Looks in a row under one lease; an item that is not done by then waits for its next turn.
@@ -61,7 +63,9 @@ async fn claim_and_spawn(
     if free == 0 {
         return Ok(0);
     }
-    let leases = claim(ctx, i64::try_from(free).unwrap_or(i64::MAX)).await?;
+    let leases =
+        in_time(ctx.config.database_patience, claim(ctx, i64::try_from(free).unwrap_or(i64::MAX)))
+            .await?;
     let count = leases.len();
     for lease in leases {
         let Ok(permit) = Arc::clone(workers).acquire_owned().await else { break };
@@ -79,7 +83,7 @@ async fn pause(ctx: &Context) -> Duration {
     let poll = ctx.config.reconcile_poll;
     let now = ctx.clock.now();
     let due = async { work::next_due(&mut *ctx.conn().await?, now).await };
-    match due.await {
+    match in_time(ctx.config.database_patience, due).await {
         Ok(Some(due)) => (due - now).to_std().unwrap_or(Duration::from_millis(5)).min(poll),
         Ok(None) | Err(_) => poll,
     }
@@ -106,7 +110,7 @@ async fn work_off(ctx: &Context, lease: Lease) {
         outcome = look_until_settled(ctx, &lease) => outcome,
         () = keep(ctx, &lease) => Err(Trouble::LeaseLost),
     };
-    if let Err(error) = settle(ctx, &lease, outcome).await {
+    if let Err(error) = in_time(ctx.config.database_patience, settle(ctx, &lease, outcome)).await {
         // The lease runs out by itself, and the next holder looks anew.
         tracing::warn!(kind = ?lease.kind, item = %lease.item, %error, "an outcome could not be stored");
     }
@@ -149,14 +153,18 @@ async fn keep(ctx: &Context, lease: &Lease) {
 async fn settle(ctx: &Context, lease: &Lease, outcome: Result<Outcome, Trouble>) -> Result<()> {
     let now = ctx.clock.now();
     let (settled, news) = match outcome {
-        Ok(Outcome::Gone) | Err(Trouble::LeaseLost) => return Ok(()),
+        Ok(Outcome::Gone) => return Ok(()),
+        Err(Trouble::LeaseLost) => {
+            note_lost(lease);
+            return Ok(());
+        }
         Ok(Outcome::Again) => (Settled { next: Some(now), reason: None, failure: None }, None),
         Ok(Outcome::Settled { next, reason }) => {
             (Settled { next: next.map(|pause| now + pause), reason, failure: None }, None)
         }
         Err(trouble) => failed(ctx, lease, &trouble, now),
     };
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     if work::settle(&mut tx, lease, &settled, now).await? {
         if let Some((kind, detail)) = news {
             let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
@@ -166,8 +174,14 @@ async fn settle(ctx: &Context, lease: &Lease, outcome: Result<Outcome, Trouble>)
         }
         tx.commit().await?;
         ctx.changes.changed(lease.item);
+    } else {
+        note_lost(lease);
     }
     Ok(())
+}
+
+fn note_lost(lease: &Lease) {
+    tracing::info!(kind = ?lease.kind, item = %lease.item, "the lease was lost: another worker has the item, or finished with it");
 }
 
 type News = (&'static str, serde_json::Value);

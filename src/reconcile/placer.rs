@@ -81,7 +81,7 @@ async fn place_batch(
 ) -> Result<Vec<(InstanceId, Placed)>> {
     let policy = ctx.config.placement_policy.parse().unwrap_or(Policy::BestFit);
     let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     let waiting = store::incarnations::lock_unplaced(&mut tx, ids).await?;
     let mut index = placement::index(&store::hosts::candidates(&mut tx).await?);
     let mut outcome = Vec::with_capacity(waiting.len());

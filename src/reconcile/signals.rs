@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::context::in_time;
 use crate::domain::error::Result;
 use crate::domain::id::HostId;
 use crate::hypervisor::Signal;
@@ -21,7 +22,7 @@ pub async fn wake(
 ) {
     let mut batch = Vec::new();
     while let Some(1..) = shutdown.run_until_cancelled(signals.recv_many(&mut batch, BATCH)).await {
-        if let Err(error) = touch(&ctx, &batch).await {
+        if let Err(error) = in_time(ctx.config.database_patience, touch(&ctx, &batch)).await {
             tracing::warn!(%error, "signals could not be noted; the next scan finds what they meant");
         }
         batch.clear();
@@ -30,7 +31,7 @@ pub async fn wake(
 
 async fn touch(ctx: &Context, batch: &[(HostId, Signal)]) -> Result<()> {
     let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     for (host, signal) in batch {
         match signal {
             Signal::Domain(id) => {

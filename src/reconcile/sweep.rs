@@ -73,7 +73,7 @@ fn look(host: &dyn Hypervisor) -> std::result::Result<Inventory, Fault> {
 
 /// One host, once.
 pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     if !store::orphans::try_lock(&mut tx, host.id).await? {
         return Ok(());
     }
@@ -233,7 +233,7 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
         Err(fault) => (EventOutcome::Failed, Some(fault.message)),
     };
     tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
     let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });
     ctx.event(&mut tx, "host.sweep", subject, outcome, detail).await?;

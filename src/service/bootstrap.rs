@@ -72,7 +72,7 @@ pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
         }
     };
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = store::begin(&app.db).await?;
     store::cloud::ensure(&mut tx, app.cloud, now).await?;
     let cloud = store::cloud::lock(&mut tx).await?;
     if cloud != app.cloud {
@@ -140,7 +140,7 @@ pub async fn local_host(
         reserved_disk_gib,
     };
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = store::begin(&app.db).await?;
     let id = store::hosts::ensure_local(&mut tx, &local, now).await?;
     store::work::touch_afresh(&mut tx, store::work::Kind::Host, id.0, now).await?;
     tx.commit().await?;

@@ -26,7 +26,6 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use sqlx::PgPool;
-use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,7 +36,7 @@ use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
-use crate::store::changes::Changes;
+use crate::store::{self, changes::Changes};
 use limits::Limits;
 
 /// What every service function is given; cheap to clone.
@@ -92,8 +91,8 @@ impl App {
     }
 
     /// A connection for reading.
-    pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.db.acquire().await?)
+    pub async fn conn(&self) -> Result<store::Conn> {
+        Ok(store::acquire(&self.db).await?)
     }
 }
 

@@ -42,7 +42,7 @@ impl App {
         input: &impl Serialize,
     ) -> Result<Begin<T>> {
         let mut write = Write {
-            tx: self.db.begin().await?,
+            tx: store::begin(&self.db).await?,
             app: self.clone(),
             now: self.clock.now(),
             actor: caller.into(),

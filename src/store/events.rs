@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::clock::Time;
@@ -54,28 +54,25 @@ pub async fn publish(conn: &mut PgConnection) -> Result<i64> {
     }
 }
 
+/// In one statement: nobody who leaves in the middle leaves the feed locked. Each line of it sees what was committed by then.
 async fn number(conn: &mut PgConnection) -> Result<()> {
-    let mut tx = conn.begin().await?;
-    let last: i64 = sqlx::query_scalar("select last_seq from event_feed for update")
-        .fetch_one(&mut *tx)
-        .await?;
-    let done = sqlx::query(
-        "update events e set seq = $1 + n.place
-         from (select id, row_number() over (order by at, id) as place
-               from (select id, at from events where seq is null order by id limit 1000) fresh) n
-         where e.id = n.id",
+    sqlx::raw_sql(
+        "do $$
+         declare
+             last bigint;
+             done bigint;
+         begin
+             select last_seq into last from event_feed for update;
+             update events e set seq = last + n.place
+             from (select id, row_number() over (order by at, id) as place
+                   from (select id, at from events where seq is null order by id limit 1000) fresh) n
+             where e.id = n.id;
+             get diagnostics done = row_count;
+             update event_feed set last_seq = last_seq + done where done > 0;
+         end $$",
     )
-    .bind(last)
-    .execute(&mut *tx)
-    .await?
-    .rows_affected();
-    if done > 0 {
-        sqlx::query("update event_feed set last_seq = last_seq + $1")
-            .bind(i64::try_from(done).unwrap_or(i64::MAX))
-            .execute(&mut *tx)
-            .await?;
-    }
-    tx.commit().await?;
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -22,16 +22,18 @@ pub mod tenants;
 pub mod tokens;
 pub mod users;
 pub mod orphans;
+mod pool;
 pub mod work;
 
 use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool};
 
 use crate::domain::error::{Error, Result};
 
-pub type Tx = Transaction<'static, Postgres>;
+pub use pool::{Conn, Tx, acquire, begin};
 
 /// The migrations, in the binary itself.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -47,6 +49,7 @@ pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
         .acquire_timeout(Duration::from_secs(10))
         // A ping before each use costs a round trip; a broken connection shows at its first statement.
         .test_before_acquire(false)
+        .before_acquire(|conn, meta| Box::pin(pool::is_fit(conn, meta)))
         .connect_with(options)
         .await?;
     Ok(pool)
@@ -66,5 +69,8 @@ pub async fn schema_is_current(conn: &mut PgConnection) -> Result<bool> {
 
 /// Brings the schema to this binary's version; concurrent callers wait for one another.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    MIGRATIONS.run(pool).await.map_err(Error::internal)
+    // A newer binary's may have been applied: the older one goes on, and starts again, while they are being exchanged.
+    let mut ours = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    ours.set_ignore_missing(true);
+    ours.run(pool).await.map_err(Error::internal)
 }

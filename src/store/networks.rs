@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use sqlx::PgConnection;
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection};
 
 use super::constraint::CIDR_TAKEN;
 use crate::domain::clock::Time;
@@ -110,10 +110,12 @@ pub async fn insert_anywhere(
         let free = first_free(pool.cidr, pool.prefix, pool.spread, &taken);
         let Some(cidr) = free else { return Err(exhausted(pool)) };
         let subnet = Subnet::new(cidr, Wishes::default())?;
-        let mut savepoint = conn.begin().await?;
-        match insert(&mut savepoint, new, &subnet, now).await {
-            Ok(()) => return Ok(savepoint.commit().await?),
-            Err(Error::Conflict { code: "cidr-taken", .. }) => savepoint.rollback().await?,
+        sqlx::raw_sql("savepoint chosen").execute(&mut *conn).await?;
+        match insert(conn, new, &subnet, now).await {
+            Ok(()) => return Ok(()),
+            Err(Error::Conflict { code: "cidr-taken", .. }) => {
+                sqlx::raw_sql("rollback to savepoint chosen").execute(&mut *conn).await?;
+            }
             Err(other) => return Err(other),
         }
     }

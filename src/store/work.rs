@@ -119,18 +119,18 @@ pub async fn claim(
     Ok(leases)
 }
 
-/// Locks the item for this transaction and fails if the lease was lost: the first statement of every write of a worker.
-pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
-    let held: Option<i64> = sqlx::query_scalar(
-        "select epoch from work where kind = $1 and item = $2 and epoch = $3 for update",
+/// Locks the item for this transaction and fails if the lease was lost: the first statement of every write of a worker. Gives
+/// until when it holds.
+pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<Option<Time>> {
+    let held: Option<Option<Time>> = sqlx::query_scalar(
+        "select lease_until from work where kind = $1 and item = $2 and epoch = $3 for update",
     )
     .bind(lease.kind)
     .bind(lease.item)
     .bind(lease.epoch)
     .fetch_optional(conn)
     .await?;
-    held.map(|_| ())
-        .ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
+    held.ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
 }
 
 /// Whose an item is.

@@ -36,6 +36,11 @@ impl Client {
         self.with_token(answer["token"].as_str().expect("a token"))
     }
 
+    /// The same, at another server of the cloud.
+    pub fn at(&self, url: String) -> Self {
+        Self { url, ..self.clone() }
+    }
+
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }

@@ -143,23 +143,26 @@ impl Cloud {
         command
     }
 
+    /// Another server of this cloud: a `pileus serve` on the same database and images, ready.
+    pub async fn replica(&self, fault: Option<&str>) -> Replica {
+        let listen = free_address();
+        let log = self.state.path().join(format!("replica-{}.log", listen.replace(':', "-")));
+        let mut command = self.command("serve", &listen, log.clone());
+        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
+        let admin = self.admin.at(format!("http://{listen}"));
+        let mut replica = Replica { process: Process::spawn(command), admin, log };
+        ready(&replica.admin, || replica.process.has_ended()).await;
+        replica
+    }
+
     fn log(&self) -> PathBuf {
         self.state.path().join("server.log")
     }
 
     /// Waits until the server is ready.
     pub async fn ready(&mut self) {
-        let end = Instant::now() + SOON;
-        loop {
-            let answer = self.admin.ask(Method::GET, "/readyz").try_send().await;
-            if answer.is_ok_and(|answer| answer.status == 200) {
-                return;
-            }
-            let ended = self.server.as_mut().unwrap().has_ended();
-            assert!(ended.is_none(), "the server ended while it started: {ended:?}");
-            assert!(Instant::now() < end, "the server is not ready within {SOON:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        let server = self.server.as_mut().unwrap();
+        ready(&self.admin, || server.has_ended()).await;
     }
 
     /// Waits for the server's end, whatever its cause.
@@ -207,6 +210,14 @@ impl Cloud {
         options.connect().await.expect("a connection")
     }
 
+    /// The same as a URL.
+    pub fn database_url(&self) -> String {
+        let Database::Shared(options) = &self.database else { panic!("its database is its own") };
+        // psql does not know what sqlx adds.
+        let url = options.to_url_lossy().to_string();
+        url.split('?').next().unwrap_or_default().to_owned()
+    }
+
     /// One number.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&mut self.db().await).await.expect(query)
@@ -236,6 +247,19 @@ impl Cloud {
                 return instance;
             }
             assert!(Instant::now() < end, "not {goal} within {within:?}: {instance:#}");
+        }
+    }
+
+    /// The instance, once its status is this.
+    pub async fn until_status(&self, id: &str, status: &str) -> Value {
+        let end = Instant::now() + SOON;
+        loop {
+            let instance = self.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
+            if instance["status"] == status {
+                return instance;
+            }
+            assert!(Instant::now() < end, "not {status} within {SOON:?}: {instance:#}");
+            sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -291,6 +315,36 @@ impl Cloud {
             assert!(Instant::now() < end, "no {times}. line {line:?} within {BOOT:?}: {text}");
             sleep(Duration::from_millis(300)).await;
         }
+    }
+}
+
+/// One more server of a cloud.
+pub struct Replica {
+    pub process: Process,
+    pub admin: Client,
+    log: PathBuf,
+}
+
+impl Replica {
+    /// Lines of its log with this in them.
+    pub fn log_lines(&self, words: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+}
+
+/// Waits until a server is ready.
+async fn ready(admin: &Client, mut ended: impl FnMut() -> Option<ExitStatus>) {
+    let end = Instant::now() + SOON;
+    loop {
+        let answer = admin.ask(Method::GET, "/readyz").try_send().await;
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            return;
+        }
+        let ended = ended();
+        assert!(ended.is_none(), "the server ended while it started: {ended:?}");
+        assert!(Instant::now() < end, "the server is not ready within {SOON:?}");
+        sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -27,6 +27,12 @@ pub fn clean(cloud: &Cloud, url: &str) {
     }
 }
 
+/// Holds a cloud whose database the tests share to the audit.
+#[track_caller]
+pub fn tidy(cloud: &Cloud) {
+    clean(cloud, &cloud.database_url());
+}
+
 /// What is done to a host and a database behind the server's back, and what the audit must say of it.
 const MISCHIEF: &[(&str, &str)] = &[
     ("rm $pools/disks/seed-$stopped.iso", "missing: disks seed-$stopped.iso"),

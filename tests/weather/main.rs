@@ -21,4 +21,9 @@ mod process;
 
 mod audit;
 mod churn;
+mod full;
+mod hands;
+mod network;
+mod proxy;
+mod replicas;
 mod soak;

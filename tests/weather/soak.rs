@@ -1,4 +1,5 @@
-//! The soak: a churn of wishes, while server, PostgreSQL, libvirtd and guests die by `kill -9` at random moments.
+//! The soak: a churn of wishes, while server, PostgreSQL, libvirtd and guests die by `kill -9` at random moments, and the networks
+//! between them are cut, slow, half-open and lose the answers of commits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::churn::{Mine, Score, Tenant, farewell};
 use crate::cloud::{Cloud, Database};
 use crate::libvirtd::Libvirtd;
 use crate::postgres::Postgres;
+use crate::proxy::{Air, Proxy};
 
 /// What has to come back after the last blow may take so long: leases run out, back-offs end, a disk is made anew.
 const CALM: Duration = Duration::from_secs(180);
@@ -32,6 +34,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("heartbeat-s", "2"),
     ("sweep-s", "5"),
     ("sweep-grace-s", "10"),
+    // What hears nothing more is given up soon.
+    ("request-timeout-s", "10"),
+    ("database-patience-s", "10"),
+    ("host-call-deadline-s", "15"),
+    // A host is only out of reach for a moment.
+    ("host-gone-after-s", "600"),
     ("quota-instances", "100"),
     ("quota-vcpus", "100"),
 ];
@@ -48,10 +56,26 @@ enum Blow {
     Backend,
     Libvirtd,
     Guest,
+    /// The network to PostgreSQL, for a moment.
+    WayToPostgres,
+    /// The network to libvirtd.
+    WayToHost,
+    /// The answer to a commit.
+    Commit,
 }
 
-const BLOWS: [Blow; 5] =
-    [Blow::Server, Blow::Postmaster, Blow::Backend, Blow::Libvirtd, Blow::Guest];
+const BLOWS: [Blow; 8] = [
+    Blow::Server,
+    Blow::Postmaster,
+    Blow::Backend,
+    Blow::Libvirtd,
+    Blow::Guest,
+    Blow::WayToPostgres,
+    Blow::WayToHost,
+    Blow::Commit,
+];
+
+const AIRS: [Air; 3] = [Air::Cut, Air::Dead, Air::Slow(Duration::from_millis(50))];
 
 /// The cloud and who deals the blows.
 struct Weather {
@@ -62,6 +86,8 @@ struct Weather {
     server_back: Option<Instant>,
     postgres_back: Option<Instant>,
     libvirtd_back: Option<Instant>,
+    /// To PostgreSQL and to libvirtd, and until when the air is bad.
+    ways: [(Proxy, Option<Instant>); 2],
 }
 
 impl Weather {
@@ -121,6 +147,14 @@ impl Weather {
                 let victim = &guests[self.random.random_range(0..guests.len())];
                 let _ = self.cloud.host.command("kill").args(["-9", victim]).output();
             }
+            Blow::WayToPostgres | Blow::WayToHost => {
+                let until = self.soon(300..3000);
+                let air = AIRS[self.random.random_range(0..AIRS.len())];
+                let (proxy, clear) = &mut self.ways[usize::from(blow == Blow::WayToHost)];
+                proxy.set(air);
+                *clear = Some(until);
+            }
+            Blow::Commit => self.ways[0].0.lose_answer("", "commit"),
             Blow::Server | Blow::Postmaster | Blow::Backend | Blow::Libvirtd => return false,
         }
         true
@@ -131,6 +165,11 @@ impl Weather {
         let due = |back: &mut Option<Instant>| {
             back.take_if(|back| all || *back <= Instant::now()).is_some()
         };
+        for (proxy, clear) in &mut self.ways {
+            if due(clear) {
+                proxy.set(Air::Clear);
+            }
+        }
         if due(&mut self.postgres_back) {
             self.postgres.start_again().await;
         }
@@ -160,8 +199,13 @@ async fn a_soak_of_sudden_deaths_ends_as_wished_and_leaves_nothing() {
     println!("soak for {seconds} s, PILEUS_SOAK_SEED={seed}");
     let host = Arc::new(Libvirtd::start());
     let postgres = Postgres::start(&host).await;
-    let mut cloud =
-        Cloud::on(Arc::clone(&host), Database::Shared(postgres.options()), SETTINGS).await;
+    let to_postgres = Proxy::before(&postgres.socket()).await;
+    let to_host = Proxy::before(&host.path("run/libvirt-sock")).await;
+    let uri = format!("qemu+tcp://{}/system", to_host.address);
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("libvirt-uri", &uri));
+    let through = Database::Shared(to_postgres.to_postgres(&postgres.options()));
+    let mut cloud = Cloud::on(Arc::clone(&host), through, &settings).await;
     cloud.terminate().await;
     cloud.serve_from_now_on();
     cloud.start().await;
@@ -187,6 +231,7 @@ async fn a_soak_of_sudden_deaths_ends_as_wished_and_leaves_nothing() {
         server_back: None,
         postgres_back: None,
         libvirtd_back: None,
+        ways: [(to_postgres, None), (to_host, None)],
     };
     weather.rage(Instant::now() + Duration::from_secs(seconds)).await;
     score.ended.store(true, Ordering::Relaxed);
@@ -194,7 +239,7 @@ async fn a_soak_of_sudden_deaths_ends_as_wished_and_leaves_nothing() {
     for tenant in tenants {
         instances.extend(tenant.await.unwrap().instances);
     }
-    let Weather { cloud, postgres, blows, .. } = weather;
+    let Weather { cloud, postgres, blows, ways: _ways, .. } = weather;
     let (answered, again) = (&score.answered, &score.asked_again);
     println!("{answered:?} wishes answered, {again:?} asked again; deaths: {blows:?}");
 

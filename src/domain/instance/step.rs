@@ -26,7 +26,7 @@ pub enum Domain {
     Paused {
         boot: i64,
     },
-    /// On its way out: a transient domain leaves by itself.
+    /// On its way out: a transient domain leaves by itself, one that somebody has defined does not.
     Off,
     /// Ours, but of another incarnation.
     Stale,
@@ -65,6 +65,8 @@ pub enum Step {
         again: TimeDelta,
     },
     PowerOff,
+    /// Take away what is left of a domain that has ended: most go by themselves, but one that somebody has defined stays.
+    TakeAway,
     /// Take everything of it from its host, then from the database.
     Remove,
     /// Take it from the database; its incarnation stays behind and kills the domain when the host is back.
@@ -103,7 +105,7 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             Domain::Paused { boot } if *boot >= wish.boot => Step::Resume,
             Domain::Running { .. } => bring_down(wish, now),
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
-            Domain::Off => going(),
+            Domain::Off => Step::TakeAway,
             Domain::Foreign => foreign(),
         },
         (Wanted::Paused, Situation::Seen { domain, parts }) => match domain {
@@ -112,7 +114,7 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             Domain::Paused { boot } if *boot >= wish.boot => Step::Rest,
             Domain::Running { .. } => bring_down(wish, now),
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
-            Domain::Off => going(),
+            Domain::Off => Step::TakeAway,
             Domain::Foreign => foreign(),
         },
         (Wanted::Stopped, Situation::Seen { domain, .. }) => match domain {
@@ -121,7 +123,7 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             // A paused guest hears no button.
             Domain::Paused { .. } if !wish.hard && now < wish.deadline() => Step::Resume,
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
-            Domain::Off => going(),
+            Domain::Off => Step::TakeAway,
         },
         (Wanted::Deleted, Situation::Seen { domain, .. }) => match domain {
             // A foreign domain of our UUID is not ours to end; our own things go.
@@ -154,10 +156,6 @@ fn bring_down(wish: &Wish, now: Time) -> Step {
     } else {
         Step::Shutdown { again: left.min(PRESS_EVERY) }
     }
-}
-
-fn going() -> Step {
-    Step::Wait { why: "the domain is ending", again: TimeDelta::milliseconds(200) }
 }
 
 fn foreign() -> Step {

@@ -1,6 +1,9 @@
 //! A few connections a host, opened when needed, checked out for one call at a time.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -16,6 +19,11 @@ const MAX: usize = 4;
 const WAIT: Duration = Duration::from_secs(60);
 /// A host that answers no ping for 5 s × 3 is gone.
 const KEEPALIVE: (i32, u32) = (5, 3);
+/// How long opening may take. libvirt itself waits for ever for one that accepts and says nothing.
+const OPEN: Duration = Duration::from_secs(20);
+/// Openings of one host that were given up and still hang in libvirt, each on a thread of its own: with so many nothing more is
+/// tried until one ends. The kernel ends them when the host is back, or after a quarter of an hour without any sign of it.
+const HANGING: usize = 64;
 
 pub struct Connections {
     uri: String,
@@ -23,6 +31,13 @@ pub struct Connections {
     expect: Option<Uuid>,
     state: Mutex<State>,
     returned: Condvar,
+    opener: Opener,
+}
+
+/// Opens connections, and gives up those that hang.
+pub struct Opener {
+    hanging: Arc<AtomicUsize>,
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -33,7 +48,7 @@ struct State {
 }
 
 /// Opens a connection that tells of its loss. Blocks as long as the transport does.
-pub fn open(uri: &str) -> Result<Connect, Fault> {
+fn open(uri: &str) -> Result<Connect, Fault> {
     if uri.contains('\0') {
         return Err(Fault::permanent("connect: the URI has a NUL in it"));
     }
@@ -48,9 +63,54 @@ pub fn open(uri: &str) -> Result<Connect, Fault> {
     Ok(conn)
 }
 
+impl Default for Opener {
+    fn default() -> Self {
+        Self { hanging: Arc::default(), patience: OPEN }
+    }
+}
+
+impl Opener {
+    /// Opens a connection to a host of this UUID, within bounded time.
+    pub fn open(&self, uri: &str, expect: Option<Uuid>) -> Result<Connect, Fault> {
+        let silent = |what: String| Fault::unreachable(format!("connect to {uri}: {what}"));
+        if self.hanging.load(Ordering::Acquire) >= HANGING {
+            return Err(silent(format!("{HANGING} attempts got no answer and still wait for one")));
+        }
+        let (sender, opened) = sync_channel(1);
+        let (hanging, address) = (Arc::clone(&self.hanging), uri.to_owned());
+        hanging.fetch_add(1, Ordering::AcqRel);
+        let opening = thread::Builder::new().name("libvirt-open".into()).spawn(move || {
+            let conn =
+                open(&address).and_then(|conn| verify(&conn, &address, expect).map(|()| conn));
+            // Where nobody waits any more it is closed.
+            let _ = sender.send(conn);
+            hanging.fetch_sub(1, Ordering::AcqRel);
+        });
+        if let Err(error) = opening {
+            self.hanging.fetch_sub(1, Ordering::AcqRel);
+            return Err(Fault::transient(format!("connect to {uri}: start a thread: {error}")));
+        }
+        let late = |_| Err(silent(format!("no answer within {} s", self.patience.as_secs())));
+        opened.recv_timeout(self.patience).unwrap_or_else(late)
+    }
+}
+
+/// A host is its UUID, not its address: what another one says of our domains is no word of ours.
+fn verify(conn: &Connect, uri: &str, expect: Option<Uuid>) -> Result<(), Fault> {
+    let Some(expected) = expect else { return Ok(()) };
+    let text = conn.capabilities().map_err(during("read the host's capabilities"))?;
+    match xml::host::read(&text)?.uuid {
+        Some(found) if found != expected => Err(Fault::unreachable(format!(
+            "another host answers at {uri}: {found} instead of {expected}; correct the URI; where it is the same machine, give its libvirtd a steady host_uuid in libvirtd.conf"
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 impl Connections {
     pub fn new(uri: String, expect: Option<Uuid>) -> Self {
-        Self { uri, expect, state: Mutex::default(), returned: Condvar::new() }
+        let (state, returned) = (Mutex::default(), Condvar::new());
+        Self { uri, expect, state, returned, opener: Opener::default() }
     }
 
     /// Runs `call`; once more on a new connection where an old one turns out to be lost: every call is an ensure.
@@ -104,21 +164,8 @@ impl Connections {
             state = next;
         }
         drop(state);
-        let opened = open(&self.uri).and_then(|conn| self.verify(&conn).map(|()| (conn, false)));
+        let opened = self.opener.open(&self.uri, self.expect).map(|conn| (conn, false));
         opened.inspect_err(|_| self.forget())
-    }
-
-    /// A host is its UUID, not its address: what another one says of our domains is no word of ours.
-    fn verify(&self, conn: &Connect) -> Result<(), Fault> {
-        let Some(expected) = self.expect else { return Ok(()) };
-        let text = conn.capabilities().map_err(during("read the host's capabilities"))?;
-        match xml::host::read(&text)?.uuid {
-            Some(found) if found != expected => Err(Fault::unreachable(format!(
-                "another host answers at {}: {found} instead of {expected}; correct the URI; where it is the same machine, give its libvirtd a steady host_uuid in libvirtd.conf",
-                self.uri
-            ))),
-            Some(_) | None => Ok(()),
-        }
     }
 
     /// Keeps the connection unless it is lost; tells whether it is.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::connections;
+use super::connections::Opener;
 use super::fault::during;
 use super::ffi::{self, Event};
 use crate::domain::id::InstanceId;
@@ -30,7 +30,14 @@ impl Watcher {
     pub fn start(uri: String, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<Self, Fault> {
         let (wake, events) = sync_channel(BACKLOG);
         let stop = Arc::new(AtomicBool::new(false));
-        let watch = Watch { uri, sink, stop: Arc::clone(&stop), sender: wake.clone(), events };
+        let watch = Watch {
+            uri,
+            sink,
+            stop: Arc::clone(&stop),
+            sender: wake.clone(),
+            events,
+            opener: Opener::default(),
+        };
         thread::Builder::new()
             .name("libvirt-watch".into())
             .spawn(move || watch.run())
@@ -52,6 +59,7 @@ struct Watch {
     stop: Arc<AtomicBool>,
     sender: SyncSender<Event>,
     events: Receiver<Event>,
+    opener: Opener,
 }
 
 impl Watch {
@@ -75,7 +83,7 @@ impl Watch {
 
     /// One connection, from its opening to its loss.
     fn connection(&self) -> Result<(), Fault> {
-        let conn = connections::open(&self.uri)?;
+        let conn = self.opener.open(&self.uri, None)?;
         let _registered = ffi::register(conn.clone(), &self.sender)
             .map_err(during("watch the host's domains"))?;
         // What happened before is not told again.

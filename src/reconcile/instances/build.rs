@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 
 use super::{Look, QUICK_EXIT, disk_name, seed_name};
 use crate::domain::id::{HostId, IncarnationId};
+use crate::domain::image::Blob;
 use crate::domain::instance::hostname;
 use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
@@ -17,38 +18,43 @@ impl Look<'_> {
         host: HostId,
     ) -> Result<(), Trouble> {
         let blob = host_images::blob(self.ctx, self.record.image_id).await?;
-        let base = store::host_images::volume_name(&blob.sha256, blob.format);
         let overlay = Overlay {
             name: disk_name(incarnation),
-            base: base.clone(),
+            base: store::host_images::volume_name(&blob.sha256, blob.format),
             base_format: blob.format,
             capacity_bytes: u64::try_from(self.record.disk_gib).unwrap_or(0) << 30,
         };
         fault::point("disk_creating");
-        self.ctx.confirm(self.lease).await?;
         let made = self
             .ctx
-            .host(host, "create the disk", move |host| {
+            .effect(self.lease, host, "create the disk", move |host| {
                 // Not marked as made, so what is there was left half-made.
                 host.delete_volume(&overlay.name)?;
                 host.create_overlay(&overlay)
             })
             .await;
-        if let Err(fault) = made {
-            let there = self
-                .ctx
-                .host(host, "look for the base image", move |host| host.volume(&base))
-                .await?;
-            if there.is_none() {
-                host_images::lost(self.ctx, host, &blob.sha256).await?;
-            }
-            return Err(fault.into());
-        }
+        self.or_base_lost(host, &blob, made).await?;
         fault::point("disk_created");
         let mut tx = self.ctx.write(self.lease).await?;
         store::incarnations::set_made(&mut tx, incarnation, true, self.record.seed_made).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// What failed because somebody removed the base image is mended by another upload: the bytes are the same.
+    async fn or_base_lost(
+        &self,
+        host: HostId,
+        blob: &Blob,
+        done: Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let Err(Trouble::Host(fault)) = done else { return done };
+        let base = store::host_images::volume_name(&blob.sha256, blob.format);
+        let there = self.ctx.host(host, "look for the base image", move |host| host.volume(&base));
+        if there.await?.is_none() {
+            host_images::lost(self.ctx, host, &blob.sha256).await?;
+        }
+        Err(fault.into())
     }
 
     pub(super) async fn write_seed(
@@ -79,9 +85,8 @@ impl Look<'_> {
             length: bytes.len() as u64,
             virtual_bytes: bytes.len() as u64,
         };
-        self.ctx.confirm(self.lease).await?;
         self.ctx
-            .host(host, "write the seed", move |host| {
+            .effect(self.lease, host, "write the seed", move |host| {
                 host.upload(&upload, &mut bytes.as_slice(), &mut |_| true)
             })
             .await?;
@@ -156,7 +161,12 @@ impl Look<'_> {
             return Ok(Outcome::Again);
         }
         drop(tx);
-        self.ctx.host(host, "start", move |host| host.start(&spec)).await?;
+        let started =
+            self.ctx.effect(self.lease, host, "start", move |host| host.start(&spec)).await;
+        if started.is_err() {
+            let blob = host_images::blob(self.ctx, self.record.image_id).await?;
+            self.or_base_lost(host, &blob, started).await?;
+        }
         fault::point("started");
         Ok(Outcome::Again)
     }

@@ -109,7 +109,7 @@ pub async fn rotate(app: &App) -> Result<Vec<SigningKey>> {
     if rows.iter().any(|row| row.retires_at > now) {
         return Ok(rows);
     }
-    let mut tx = app.db.begin().await?;
+    let mut tx = store::begin(&app.db).await?;
     store::signing_keys::lock(&mut tx).await?;
     store::signing_keys::forget(&mut tx, now - ttl(&app.config)).await?;
     let mut rows = store::signing_keys::list(&mut tx).await?;

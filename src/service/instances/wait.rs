@@ -48,7 +48,8 @@ pub async fn wait(
     let id = instance.id;
     let mut last = instance;
     loop {
-        match super::read(app, caller, id).await {
+        let look = tokio::time::timeout(app.config.request_timeout, super::read(app, caller, id));
+        match look.await.unwrap_or_else(|_late| Err(silent())) {
             Ok(now) => last = now,
             // It was there when the request came.
             Err(Error::NotFound { .. }) => return Ok(gone(last)),
@@ -100,6 +101,11 @@ fn holds(goal: Goal, instance: &Instance) -> bool {
         Goal::Deleted => false,
         Goal::Settled => instance.observed_revision == instance.revision,
     }
+}
+
+fn silent() -> Error {
+    let detail = "the database does not answer: ask again".to_owned();
+    Error::Unavailable { detail, retry_after: Duration::from_secs(1) }
 }
 
 /// The last that was seen of it, as a deletion that is complete.

@@ -36,11 +36,15 @@ async fn begun(api: &Api, id: &str, length: usize, sent: usize) -> TcpStream {
 async fn a_cut_upload_leaves_nothing_and_may_be_sent_again() {
     let api = Api::start().await;
     let id = create(&api.member, "disk", "raw").await;
-    let stream = begun(&api, &id, 1_000_000, 500_000).await;
-    until("the upload has begun", || gathering(&api).len() == 1).await;
-    drop(stream);
-    until("nothing is left", || gathering(&api).is_empty()).await;
-    assert_eq!((status(&api.member, &id).await, stored(&api).len()), (json!("awaiting_data"), 0));
+    // At every tenth of its length, and a byte before its end.
+    for sent in (0..1_000_000).step_by(100_000).chain([999_999]) {
+        let stream = begun(&api, &id, 1_000_000, sent).await;
+        until("the upload has begun", || gathering(&api).len() == 1).await;
+        drop(stream);
+        until("nothing is left", || gathering(&api).is_empty()).await;
+        let after = (status(&api.member, &id).await, stored(&api).len());
+        assert_eq!(after, (json!("awaiting_data"), 0), "cut after {sent} bytes");
+    }
     put(&api.member, &id, vec![b'x'; 1_000_000]).await.expect(200);
     assert_eq!((gathering(&api).len(), stored(&api).len()), (0, 1));
 }

@@ -1,0 +1,161 @@
+//! No room: on the host's disk, in the image store, on any host; and base images that somebody spoils.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pileus::cli::postgres::throwaway;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::audit;
+use crate::cloud::{Cloud, Database, SOON};
+use crate::libvirtd::Libvirtd;
+
+async fn cloud(host: Arc<Libvirtd>, pool: &'static str) -> Cloud {
+    let options = throwaway::empty().await.expect("a database");
+    let settings = [
+        ("network-pool", pool),
+        ("heartbeat-s", "1"),
+        ("backoff-max-s", "2"),
+        ("base-image-keep-s", "0"),
+        ("overcommit-disk", "8"),
+    ];
+    Cloud::on(host, Database::Shared(options), &settings).await
+}
+
+fn new(name: &str, image: &str) -> Value {
+    json!({"name": name, "image": image, "flavor": "nano", "networks": [{ "network": "default" }]})
+}
+
+async fn create(cloud: &Cloud, name: &str, image: &str) -> String {
+    let made = cloud.admin.post("/v1/instances", &new(name, image)).await.expect(202);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// The instance, once its reason has this in it.
+async fn says(cloud: &Cloud, id: &str, words: &str) -> Value {
+    let end = Instant::now() + SOON;
+    loop {
+        let seen = cloud.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
+        if seen["reason"].as_str().is_some_and(|reason| reason.contains(words)) {
+            println!("{}: {}", seen["status"], seen["reason"]);
+            return seen;
+        }
+        assert!(Instant::now() < end, "it does not say {words:?}: {seen:#}");
+    }
+}
+
+/// Bytes that no two images share, without holes.
+fn bytes(number: u8, mib: usize) -> Vec<u8> {
+    (0..mib << 20).map(|at| (at as u8).wrapping_mul(31) ^ number | 1).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_named_and_everything_goes_on_when_there_is_room() {
+    // Its own host: others must not find their pools gone.
+    let host = Arc::new(Libvirtd::start());
+    let mut cloud = cloud(host, "10.112.0.0/16").await;
+    cloud.terminate().await;
+    // The host's disk is a small file system that is nearly full; the image store another.
+    let (pools, images) = (cloud.state.path().join("pools"), cloud.state.path().join("images"));
+    let (pools, images) = (pools.display(), images.display());
+    let disk = cloud.host.path("disk.img");
+    let script = format!(
+        "set -e; mkdir -p {pools}; truncate -s 3G {disk}; mkfs.ext4 -q -m 0 {disk}; mount -o loop {disk} {pools}; chmod 711 {pools}
+         mkdir {pools}/disks {pools}/consoles
+         free=$(df --output=avail -B1 {pools} | tail -n 1); fallocate -l $((free - 24 * 1048576)) {pools}/filler
+         mount -t tmpfs -o size=40m,mode=700 tmpfs {images}",
+        disk = disk.display()
+    );
+    cloud.host.run("bash", &["-c", &script]);
+    cloud.start().await;
+
+    let mut ids = Vec::new();
+    for number in 0..2_u8 {
+        let image = cloud.raw_image(&format!("big-{number}"), bytes(number, 16)).await;
+        ids.push((create(&cloud, &format!("big-{number}"), &image).await, image));
+        if number == 0 {
+            cloud.until(&ids[0].0, "settled", "running", SOON).await;
+        }
+    }
+    let full = says(&cloud, &ids[1].0, "No space left on device").await;
+    assert_eq!(full["status"], "building", "{full:#}");
+    // Nothing else is held up by it.
+    cloud.until(&ids[0].0, "running", "running", SOON).await;
+    // The image store has no room for a third, says so, and keeps nothing of it.
+    let image = json!({"name": "big-2", "format": "raw", "visibility": "private"});
+    let third = cloud.admin.post("/v1/images", &image).await.expect(201)["id"].clone();
+    let put = format!("/v1/images/{}/data", third.as_str().unwrap());
+    let answer = cloud.admin.ask(Method::PUT, &put).body(bytes(2, 16)).send().await;
+    println!("a full image store: {answer:?}");
+    assert!([503, 507].contains(&answer.status), "{answer:?}");
+    assert_eq!(cloud.admin.get("/readyz").await.status, 200);
+    let scratch = cloud.host.run("find", &[&format!("{images}/tmp"), "-type", "f"]);
+    assert_eq!(scratch, "", "left of an upload that did not fit");
+
+    // The first goes, and its base with it: there is room, and the second comes up by itself.
+    cloud.delete(&ids[0].0).await;
+    let gone = cloud.admin.delete(&format!("/v1/images/{}", ids[0].1)).await;
+    assert!([202, 204].contains(&gone.status), "{gone:?}");
+    cloud.until(&ids[1].0, "settled", "running", SOON).await;
+    // As is room in the store, once the first image's bytes are swept.
+    cloud.admin.ask(Method::PUT, &put).body(bytes(3, 8)).send().await.expect(200);
+    cloud.delete(&ids[1].0).await;
+    cloud.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
+    let cloud = cloud(crate::cloud::host(), "10.113.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let host = cloud.admin.get("/v1/hosts").await.expect(200)["items"][0]["id"].clone();
+    let host = format!("/v1/hosts/{}", host.as_str().unwrap());
+    let reserve = |memory: i64| json!({ "reserved_memory_mib": memory });
+    let changed = cloud.admin.patch(&host, &reserve(1_000_000_000)).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let id = create(&cloud, "waits", &image).await;
+    let waits = says(&cloud, &id, "memory").await;
+    assert_eq!(waits["status"], "scheduling", "{waits:#}");
+    cloud.admin.patch(&host, &reserve(0)).await.expect(200);
+    cloud.until(&id, "settled", "running", SOON).await;
+    cloud.delete(&id).await;
+    audit::tidy(&cloud);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_image_that_somebody_removed_is_uploaded_again() {
+    let cloud = cloud(crate::cloud::host(), "10.114.0.0/16").await;
+    let image = cloud.raw_image("empty", bytes(7, 1)).await;
+    let first = create(&cloud, "first", &image).await;
+    cloud.until(&first, "settled", "running", SOON).await;
+    let disks = cloud.state.path().join("pools/disks");
+    let files = std::fs::read_dir(&disks).unwrap().map(|file| file.unwrap().path());
+    let is_base = |path: &std::path::PathBuf| {
+        path.file_name().unwrap().to_string_lossy().starts_with("base-")
+    };
+    let base = files.filter(is_base).min().expect("a base image");
+
+    // Damaged: nobody reads it but the guests; the audit does.
+    let whole = std::fs::read(&base).unwrap();
+    std::fs::write(&base, &whole[..whole.len() / 2]).unwrap();
+    let said = audit::findings(&cloud, &cloud.database_url(), std::time::Duration::ZERO);
+    let said = said.expect_err("a damaged base image is found");
+    assert!(said.contains("damaged: base-"), "{said}");
+
+    // Removed, which is also what to do with a damaged one: for a new instance, and for one that is started again.
+    for again in [false, true] {
+        std::fs::remove_file(&base).unwrap();
+        if again {
+            let path = format!("/v1/instances/{first}/actions/reboot");
+            cloud.admin.post(&path, &json!({"hard": true})).await.expect(202);
+        } else {
+            let second = create(&cloud, "second", &image).await;
+            cloud.until(&second, "settled", "running", SOON).await;
+            cloud.delete(&second).await;
+        }
+        cloud.until(&first, "settled", "running", SOON).await;
+        assert_eq!(std::fs::read(&base).unwrap(), whole, "the base image is whole again");
+    }
+    cloud.delete(&first).await;
+    audit::tidy(&cloud);
+}

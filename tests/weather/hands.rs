@@ -1,0 +1,161 @@
+//! Hands on the host: somebody pauses, ends, defines and imitates our domains with virsh, and guests that do as they like.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use pileus::cli::postgres::throwaway;
+use serde_json::{Value, json};
+
+use crate::audit;
+use crate::cloud::{Cloud, Database, SOON};
+
+async fn cloud(pool: &'static str) -> Cloud {
+    let options = throwaway::empty().await.expect("a database");
+    let settings = [("network-pool", pool), ("heartbeat-s", "1"), ("backoff-max-s", "2")];
+    Cloud::with(Database::Shared(options), &settings).await
+}
+
+async fn running(cloud: &Cloud, name: &str, image: &str) -> Value {
+    let new = json!({
+        "name": name, "image": image, "flavor": "nano", "networks": [{ "network": "default" }],
+    });
+    let made = cloud.admin.post("/v1/instances", &new).await.expect(202);
+    cloud.until(made["id"].as_str().unwrap(), "settled", "running", SOON).await
+}
+
+async fn act(cloud: &Cloud, id: &str, action: &str, body: &Value) -> Value {
+    let path = format!("/v1/instances/{id}/actions/{action}");
+    cloud.admin.post(&path, body).await.expect(202)
+}
+
+/// Defines a domain by its XML.
+fn define(cloud: &Cloud, xml: &str) {
+    let mut define = cloud.host.command("virsh");
+    define.args(["-q", "-c", "qemu:///system", "define", "/dev/stdin"]);
+    let mut define = define.stdin(Stdio::piped()).spawn().unwrap();
+    define.stdin.take().unwrap().write_all(xml.as_bytes()).unwrap();
+    assert!(define.wait().unwrap().success(), "{xml}");
+}
+
+fn foreign(name: &str, uuid: &str) -> String {
+    format!(
+        "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>32</memory>
+         <os><type>hvm</type></os></domain>"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_does_to_our_domain_is_put_right() {
+    let cloud = cloud("10.109.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "handled", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let domain = format!("{}-{id}", cloud.mark());
+    let virsh = |args: &[&str]| cloud.host.virsh(args);
+
+    // Paused: it goes on.
+    virsh(&["suspend", &domain]);
+    let end = Instant::now() + SOON;
+    while virsh(&["domstate", &domain]).trim() != "running" {
+        assert!(Instant::now() < end, "it stays paused");
+    }
+    cloud.until(id, "running", "running", SOON).await;
+
+    // Defined, as `virsh edit` does, and then off: it neither stays in the way of its next start nor of its stop.
+    for wanted in ["running", "stopped"] {
+        let xml = virsh(&["dumpxml", &domain]);
+        define(&cloud, &xml);
+        if wanted == "stopped" {
+            act(&cloud, id, "stop", &json!({"hard": true})).await;
+            cloud.until(id, "settled", "stopped", SOON).await;
+            assert!(!virsh(&["list", "--all", "--name"]).contains(&domain));
+            act(&cloud, id, "start", &json!({})).await;
+        } else {
+            let life = virsh(&["domid", &domain]);
+            virsh(&["destroy", &domain]);
+            let end = Instant::now() + SOON;
+            while !virsh(&["list", "--name"]).contains(&domain)
+                || virsh(&["domid", &domain]) == life
+            {
+                assert!(Instant::now() < end, "a defined domain that is off is not started again");
+            }
+        }
+        cloud.until(id, "settled", "running", SOON).await;
+    }
+    // And undefined, while it runs.
+    define(&cloud, &virsh(&["dumpxml", &domain]));
+    virsh(&["undefine", &domain]);
+    cloud.until(id, "settled", "running", SOON).await;
+    audit::tidy(&cloud);
+    define(&cloud, &virsh(&["dumpxml", &domain]));
+    cloud.delete(id).await;
+    assert!(!virsh(&["list", "--all", "--name"]).contains(&domain));
+    audit::tidy(&cloud);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_domain_of_our_name_or_uuid_is_named_and_left_alone() {
+    let cloud = cloud("10.110.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "imitated", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let domain = format!("{}-{id}", cloud.mark());
+    for (name, uuid) in
+        [(domain.as_str(), "00000000-0000-4000-8000-00000000f0e1"), ("somebody-elses-uuid", id)]
+    {
+        act(&cloud, id, "stop", &json!({"hard": true})).await;
+        cloud.until(id, "settled", "stopped", SOON).await;
+        define(&cloud, &foreign(name, uuid));
+        cloud.host.virsh(&["start", name]);
+        act(&cloud, id, "start", &json!({})).await;
+        let end = Instant::now() + SOON;
+        loop {
+            let stuck = cloud.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
+            let reason = stuck["reason"].as_str().unwrap_or_default();
+            if stuck["status"] == "starting"
+                && reason.contains("Pileus")
+                && stuck["attempts"].as_i64() > Some(1)
+            {
+                assert!(stuck["next_attempt_at"].is_string(), "{stuck:#}");
+                println!("{reason}");
+                break;
+            }
+            assert!(Instant::now() < end, "it does not say who is in the way: {stuck:#}");
+        }
+        assert_eq!(cloud.host.virsh(&["domstate", name]).trim(), "running");
+        cloud.host.virsh(&["destroy", name]);
+        cloud.host.virsh(&["undefine", name]);
+        cloud.until(id, "settled", "running", SOON).await;
+    }
+    cloud.delete(id).await;
+    audit::tidy(&cloud);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_ignores_acpi_and_never_boots_is_waited_for_and_no_longer() {
+    let cloud = cloud("10.111.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "deaf", &image).await;
+    let id = made["id"].as_str().unwrap();
+    // It has no address and no agent, ever: the wait says how far it is, and that it runs.
+    for goal in ["address", "agent"] {
+        let begun = Instant::now();
+        let path = format!("/v1/instances/{id}?wait={goal}&timeout=2");
+        let seen = cloud.admin.get(&path).await.expect(200);
+        assert!(begun.elapsed() >= Duration::from_secs(2));
+        assert_eq!((&seen["status"], &seen["agent"]), (&json!("running"), &json!(false)));
+        assert_eq!(seen["interfaces"][0]["seen"], false, "{seen:#}");
+    }
+    // It hears no button: after its grace it is cut off, for a stop and for a reboot.
+    for (action, status) in [("reboot", "running"), ("stop", "stopped")] {
+        let begun = Instant::now();
+        act(&cloud, id, action, &json!({"grace_s": 3})).await;
+        cloud.until(id, "settled", status, SOON).await;
+        let took = begun.elapsed();
+        println!("{action} with a grace of 3 s: {took:?}");
+        assert!(took >= Duration::from_secs(3), "{took:?}");
+    }
+    cloud.delete(id).await;
+    audit::tidy(&cloud);
+}
