@@ -1,5 +1,7 @@
 //! The server: pool, schema, API and loops of one process, from start to clean end.
 
+mod upkeep;
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -197,6 +199,7 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
     loops.spawn(reconcile::hosts::run(run.clone()));
     loops.spawn(reconcile::pace::run(run.clone()));
     loops.spawn(reconcile::sweep::run(run));
+    loops.spawn(upkeep::run(app.clone()));
     loops.spawn(reconcile::wake_on_signals(ctx, signals, shutdown));
     Ok(loops)
 }

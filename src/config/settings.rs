@@ -122,6 +122,7 @@ settings! {
         stream_keepalive: Duration[s] = "15" in 1..=300, "How often an idle event stream says that it lives";
         idempotency_ttl: Duration[h] = "24" in 1..=720, "How long an Idempotency-Key is remembered";
         event_retention: Duration[days] = "90" in 1..=3650, "How long events are kept";
+        upkeep: Duration[s] = "300" in 1..=3600, "How often what is old is forgotten: events, kept answers, ended tokens, retired signing keys";
     }
     "Images" {
         image_max_gib: u64 = "64" in 1..=16384, "Largest image, both its bytes and its virtual size";

@@ -7,7 +7,7 @@ mod recent;
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::DateTime;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -281,9 +281,5 @@ pub async fn public_keys(app: &App) -> Result<JwkSet> {
 
 /// Replaces the key that signs where it has come of age, and removes those that verify nothing any more.
 pub async fn rotate_keys(app: &App) -> Result<()> {
-    keys::rotate(app).await?;
-    let ttl = TimeDelta::from_std(app.config.token_ttl).unwrap_or(TimeDelta::MAX);
-    let before = app.clock.now() - ttl;
-    store::signing_keys::forget(&mut *app.conn().await?, before).await?;
-    Ok(())
+    keys::rotate(app).await.map(drop)
 }

@@ -20,7 +20,7 @@ pub struct Forgotten {
     pub tokens: u64,
 }
 
-/// One round: call it every few minutes, in any number of processes. It removes a thousand rows a transaction until nothing is
+/// One round: the server's loop calls it every few minutes, in any number of processes. It removes a thousand rows a transaction until nothing is
 /// left to remove.
 pub async fn run_once(app: &App) -> Result<Forgotten> {
     let now = app.clock.now();
