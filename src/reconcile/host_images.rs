@@ -46,6 +46,10 @@ pub async fn want(
     let blob = blob(ctx, image).await?;
     let now = ctx.clock.now();
     let mut tx = ctx.write(lease).await?;
+    if !store::host_images::lock_in(&mut tx, host, &blob.sha256).await? {
+        let why = "a forgotten copy of the image is being removed from the host";
+        return Ok(Outcome::wait(TimeDelta::milliseconds(500), why));
+    }
     let id = store::host_images::want(&mut tx, host, &blob.sha256, now).await?;
     let row = store::host_images::get(&mut tx, id).await?;
     if row.as_ref().is_some_and(|row| row.present) {

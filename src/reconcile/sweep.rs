@@ -14,7 +14,7 @@ use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
 use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
 use crate::store::hosts::Reached;
-use crate::store::orphans::{Found, Orphan};
+use crate::store::orphans::{Found, Orphan, Thing};
 use crate::store::{self};
 
 /// Most things not ours that are reported of one host: it may be busy with much that is none of our business.
@@ -218,7 +218,32 @@ fn due<'a>(
     due
 }
 
+/// The orphan as a thing that could have an owner; `None`: its name is none of ours after all.
+fn thing(orphan: &Orphan) -> Option<Thing> {
+    let name = orphan.name.as_str();
+    match (orphan.kind.as_str(), owner(name)) {
+        ("domain", _) => name.parse().ok().map(Thing::Domain),
+        ("volume", Some(Owner::Incarnation(id))) => Some(Thing::OfIncarnation(id)),
+        ("volume", Some(Owner::Base)) => {
+            let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
+            Some(Thing::Base(sha256.to_owned()))
+        }
+        ("volume", None) => None,
+        ("network", _) => name.parse().ok().map(Thing::Network),
+        (_, _) => name.parse().ok().map(Thing::OfIncarnation),
+    }
+}
+
 async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
+    let Some(thing) = thing(orphan) else { return Ok(()) };
+    let mut tx = ctx.db.begin().await?;
+    // Since the look somebody may have come to need it: asked again, with those who could come locked out.
+    if !store::orphans::lock_out(&mut tx, host.id, &thing).await?
+        || store::orphans::is_owned(&mut tx, host.id, &thing).await?
+    {
+        tracing::debug!(host = %host.id, kind = orphan.kind, name = orphan.name, "an orphan found an owner");
+        return Ok(());
+    }
     let (kind, name) = (orphan.kind.clone(), orphan.name.clone());
     let removed = ctx
         .host(host.id, "remove an orphan", move |host| match kind.as_str() {
@@ -233,7 +258,6 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
         Err(fault) => (EventOutcome::Failed, Some(fault.message)),
     };
     tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
-    let mut tx = ctx.db.begin().await?;
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
     let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });
     ctx.event(&mut tx, "host.sweep", subject, outcome, detail).await?;

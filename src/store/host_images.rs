@@ -38,6 +38,31 @@ pub fn volume_name(sha256: &str, format: ImageFormat) -> String {
     format!("base-{sha256}.{}", format.as_str())
 }
 
+/// Keeps everybody from asking for the image on the host until the transaction ends; `false`: somebody asks at this moment.
+pub async fn lock_out(conn: &mut PgConnection, host: HostId, sha256: &str) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('base ' || $1::text || $2, 0))",
+    )
+    .bind(host)
+    .bind(sha256)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
+}
+
+/// Keeps a copy that nobody owned from being swept, until the transaction ends; `false`: that is being done at this moment.
+/// Nobody waits, since all instances of the image may ask at once, each with a connection. `want` comes after it.
+pub async fn lock_in(conn: &mut PgConnection, host: HostId, sha256: &str) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock_shared(hashtextextended('base ' || $1::text || $2, 0))",
+    )
+    .bind(host)
+    .bind(sha256)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
+}
+
 /// Asks for the image on the host, or finds that somebody did.
 pub async fn want(conn: &mut PgConnection, host: HostId, sha256: &str, now: Time) -> Result<Uuid> {
     let id = sqlx::query_scalar(

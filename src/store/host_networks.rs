@@ -36,6 +36,18 @@ pub async fn lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> 
     Ok(())
 }
 
+/// The same, unless somebody does something to it at this moment.
+pub async fn try_lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))",
+    )
+    .bind(host)
+    .bind(network)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
+}
+
 pub async fn plan(conn: &mut PgConnection, network: NetworkId) -> Result<Option<Plan>> {
     let row: Option<(IpNet, IpNet, Vec<IpNet>)> = sqlx::query_as(
         "select cidr, gateway, dns from networks where id = $1 and deleted_at is null",

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub use crate::client::{Answer, Client, PASSWORD};
 
-const HOST: HostId = HostId(Uuid::from_u128(0x40577));
+pub const HOST: HostId = HostId(Uuid::from_u128(0x40577));
 
 /// A cloud with two tenants: A is `default`, with one user of each role; B has one member.
 pub struct Api {
@@ -91,6 +91,13 @@ impl Api {
 
     /// Registers the fake host and lets the reconciler run until the test ends.
     pub async fn run(&mut self) {
+        self.register().await;
+        let signals = self.signals.take().expect("run is called once");
+        self.loops = server::loops(&self.app, signals).await.expect("the loops");
+    }
+
+    /// Registers the fake host.
+    pub async fn register(&self) {
         sqlx::query(
             "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio,
                                 created_at, health_since)
@@ -101,8 +108,6 @@ impl Api {
         .execute(&self.app.db)
         .await
         .expect("a host");
-        let signals = self.signals.take().expect("run is called once");
-        self.loops = server::loops(&self.app, signals).await.expect("the loops");
     }
 
     /// A public image that is ready, of a MiB.
