@@ -21,6 +21,7 @@ pub mod ports;
 pub mod problem;
 pub mod reply;
 mod serve;
+mod stalled;
 mod tenants;
 mod tokens;
 mod users;
@@ -65,6 +66,7 @@ fn operations() -> OpenApiRouter<App> {
         .merge(networks::routes())
         .merge(ports::routes())
         .merge(instances::routes())
+        .merge(stalled::routes())
 }
 
 /// The OpenAPI 3.1 document.

@@ -17,6 +17,7 @@ pub mod network;
 pub mod page;
 pub mod port;
 pub mod qcow2;
+pub mod stalled;
 pub mod subnet;
 pub mod password;
 pub mod tenant;

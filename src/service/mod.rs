@@ -15,6 +15,7 @@ pub mod memberships;
 pub mod networks;
 pub mod ports;
 pub mod quota;
+pub mod stalled;
 pub mod tenants;
 pub mod tokens;
 pub mod upkeep;

@@ -207,8 +207,10 @@ macro_rules! hosts {
                     jsonb_build_object('vcpus', limit_vcpus, 'memory_mib', limit_memory_mib, 'disk_gib', limit_disk_gib) as \"limit\",
                     jsonb_build_object('vcpus', used_vcpus, 'memory_mib', used_memory_mib, 'disk_gib', used_disk_gib) as used,
                     (select count(*) from incarnations c where c.host_id = hosts.id and c.fenced_at is null) as incarnations,
+                    coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
+                    nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since,
                     created_at, revision
-             from hosts ",
+             from hosts left join work w on w.kind = 'host' and w.item = hosts.id ",
             $rest
         )
     };

@@ -18,6 +18,7 @@ pub mod networks;
 pub mod ports;
 pub mod memberships;
 pub mod signing_keys;
+pub mod stalled;
 pub mod tenants;
 pub mod tokens;
 pub mod users;

@@ -4,6 +4,7 @@
 mod client;
 mod harness;
 mod sse;
+mod world;
 
 mod auth;
 mod cli;
@@ -18,6 +19,8 @@ mod instances;
 mod keypairs;
 mod networks;
 mod ports;
+mod stalled;
+mod sweep;
 mod tenants;
 mod tokens;
 mod upkeep;
