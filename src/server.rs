@@ -181,8 +181,10 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
+        compared: reconcile::hold::Compared::default(),
         owner: Uuid::now_v7(),
     });
+    reconcile::hold::at_start(&ctx).await?;
     // Before the first step: a host that nobody knows is as good as one that does not answer.
     reconcile::hosts::connect(&ctx).await?;
     let (beats, shutdown) = (app.beats().clone(), app.shutdown.clone());

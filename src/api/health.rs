@@ -2,6 +2,7 @@
 
 use axum::Json as Body;
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,6 +20,9 @@ pub fn routes() -> OpenApiRouter<App> {
 pub struct Health {
     /// Always `ok`.
     pub status: HealthStatus,
+    /// Since when nothing is removed from the hosts, which waits for an admin; left out where all goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<DateTime<Utc>>,
 }
 
 /// The only good news there is.
@@ -29,7 +33,7 @@ pub enum HealthStatus {
     Ok,
 }
 
-const OK: Body<Health> = Body(Health { status: HealthStatus::Ok });
+const OK: Body<Health> = Body(Health { status: HealthStatus::Ok, held_since: None });
 
 /// Whether the process lives. It asks nothing of the database: a restart would not mend that.
 #[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "health",
@@ -43,6 +47,6 @@ async fn health() -> Body<Health> {
 #[utoipa::path(get, path = "/readyz", operation_id = "get_readiness", tag = "health",
     responses((status = 200, description = "Send requests here.", body = Health)))]
 async fn readiness(State(app): State<App>) -> Result<Body<Health>, Problem> {
-    service::health::ready(&app).await?;
-    Ok(OK)
+    let held_since = service::health::ready(&app).await?;
+    Ok(Body(Health { status: HealthStatus::Ok, held_since }))
 }

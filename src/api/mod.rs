@@ -1,6 +1,7 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
 mod auth;
+mod cloud;
 pub mod document;
 pub mod documents;
 mod event_stream;
@@ -67,6 +68,7 @@ fn operations() -> OpenApiRouter<App> {
         .merge(ports::routes())
         .merge(instances::routes())
         .merge(stalled::routes())
+        .merge(cloud::routes())
 }
 
 /// The OpenAPI 3.1 document.

@@ -66,7 +66,8 @@ pub trait Hypervisor: Send + Sync {
     /// Ok if it is gone.
     fn delete_volume(&self, name: &str) -> Result<(), Fault>;
 
-    /// Defines and starts the network where it is missing and makes its DHCP hosts exactly `spec.hosts`.
+    /// Defines and starts the network where it is missing and makes its DHCP hosts exactly `spec.hosts`,
+    /// or these and the ones that are there, with `spec.keep_others`.
     /// `Conflict` where the host's routes or a foreign network of that UUID, name or bridge are in the way.
     fn ensure_network(&self, spec: &NetworkSpec) -> Result<(), Fault>;
     /// Every network of the host, ours or not.
@@ -270,6 +271,8 @@ pub struct NetworkSpec {
     /// change it in a running network.
     pub dns: Vec<IpAddr>,
     pub hosts: Vec<DhcpHost>,
+    /// DHCP hosts that are there and not in `hosts` stay. One that is in the way of another is then a fault.
+    pub keep_others: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,6 +10,7 @@ use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::hold::Compared;
 use super::placer::Placer;
 use super::turns::Turns;
 use crate::config::Config;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub placer: Placer,
     /// Networks on hosts that are being settled: a long queue there must not hold every connection to the database.
     pub settling: Turns<(HostId, NetworkId)>,
+    /// The hosts that this process has compared with the database: see `hold`.
+    pub compared: Compared,
     /// This process, as the leases name it.
     pub owner: Uuid,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Context, Outcome, Trouble, fault};
+use super::{Context, Outcome, Trouble, fault, hold};
 use crate::domain::clock::Time;
 use crate::domain::id::{HostId, ImageId};
 use crate::domain::image::{self, Blob};
@@ -204,6 +204,9 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
 
 /// First nobody may count on it, then the volume goes, then the row; an instance that came meanwhile has it uploaded again.
 async fn remove(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome, Trouble> {
+    if hold::why(ctx, row.host_id).await?.is_some() {
+        return Ok(hold::wait());
+    }
     let mut tx = ctx.write(lease).await?;
     let unused = store::host_images::retire(&mut tx, row.id).await?;
     tx.commit().await?;

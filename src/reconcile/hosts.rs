@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Context, Outcome, Run, Trouble, host_networks};
+use super::{Context, Outcome, Run, Trouble, hold, host_networks};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
@@ -100,6 +100,7 @@ pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
     let Some(host) = host else { return Ok(()) };
     match asked.and_then(|(facts, domains)| same_host(&host, &facts).map(|()| (facts, domains))) {
         Ok((facts, domains)) => {
+            hold::at_heartbeat(ctx, &host, &domains).await?;
             match note_up(ctx, &host, &facts).await {
                 // Registered twice: the second row says so, rather than nothing.
                 Err(Error::Conflict { detail, .. }) => return note_down(ctx, &host, &detail).await,
@@ -256,8 +257,14 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
+    }
     if host.health != "up" && ctx.clock.now() - host.health_since >= ctx.gone_after() {
         return give_up(ctx, lease, &host).await;
+    }
+    if hold::why(ctx, id).await?.is_some() {
+        return Ok(hold::wait());
     }
     for network in store::host_networks::on_host(&mut *ctx.conn().await?, id).await? {
         host_networks::settle(ctx, id, network).await?;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sqlx::PgPool;
 
-use super::{Context, Outcome as Look, Trouble};
+use super::{Context, Outcome as Look, Trouble, hold};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
@@ -42,6 +42,9 @@ pub struct Swept {
 /// One look at a deleted image.
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Look, Trouble> {
     let id = ImageId(lease.item);
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
+    }
     let was_there = store::images::get(&mut *ctx.conn().await?, None, id).await?.is_some();
     Images::of(ctx).reconcile(id).await?;
     let mut tx = ctx.write(lease).await?;

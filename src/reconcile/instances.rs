@@ -8,11 +8,11 @@ mod sight;
 use chrono::TimeDelta;
 
 use super::placer::Placed;
-use super::{Context, Outcome, Trouble, fault, host_images};
+use super::{Context, Outcome, Trouble, fault, hold, host_images};
 use crate::domain::clock::Time;
 use crate::domain::event::Subject;
-use crate::domain::id::{IncarnationId, InstanceId};
-use crate::domain::instance::{Power, Step, next_step};
+use crate::domain::id::InstanceId;
+use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
 use crate::hypervisor::Fault;
 use crate::store;
 use crate::store::instances::Record;
@@ -28,15 +28,6 @@ const WATCH_ADDRESSES: TimeDelta = TimeDelta::minutes(10);
 /// How often capacity is looked for when nobody says that some came free.
 const PLACE_AGAIN: TimeDelta = TimeDelta::seconds(5);
 
-/// Volume names of an incarnation.
-pub fn disk_name(id: IncarnationId) -> String {
-    format!("disk-{id}.qcow2")
-}
-
-pub fn seed_name(id: IncarnationId) -> String {
-    format!("seed-{id}.iso")
-}
-
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
     let id = InstanceId(lease.item);
     let record = store::instances::get(&mut *ctx.conn().await?, None, id).await?;
@@ -50,7 +41,29 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     let step = next_step(&record.wish(), &sight.situation, now);
     let record = observe::observe(ctx, lease, record, &sight, &step, now).await?;
     tracing::debug!(instance = %id, wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
+    if let Some(host) = record.host_id
+        && ends_what_is_newer(&record, &step, &sight.situation)
+        && hold::why(ctx, host).await?.is_some()
+    {
+        return Ok(hold::wait());
+    }
     Look { ctx, lease, record: &record, ports: &ports, now }.take(step).await
+}
+
+/// Whether the step would end a guest that this database may be too old to know: one of another incarnation, or of a later
+/// power-on than the wish. A deletion ends whatever power-on there is.
+fn ends_what_is_newer(record: &Record, step: &Step, situation: &Situation) -> bool {
+    let ends = matches!(step, Step::PowerOff | Step::Shutdown { .. });
+    let newer = match situation {
+        Situation::Seen { domain: Domain::Stale, .. } => true,
+        Situation::Seen { domain: Domain::Running { boot } | Domain::Paused { boot }, .. } => {
+            *boot > record.boot && record.wanted != Wanted::Deleted
+        }
+        Situation::Seen { domain: Domain::Absent | Domain::Off | Domain::Foreign, .. }
+        | Situation::Unplaced
+        | Situation::Unknown { .. } => false,
+    };
+    ends && newer
 }
 
 /// A look that is to be followed by a step.
@@ -76,6 +89,8 @@ impl Look<'_> {
                     Ok(Outcome::Again)
                 }
                 Placed::NoRoom(summary) => Ok(Outcome::wait(PLACE_AGAIN, summary)),
+                // Perhaps it was placed before, where this database does not know of.
+                Placed::Lost if hold::everywhere(self.ctx).await?.is_some() => Ok(hold::wait()),
                 Placed::Lost => {
                     Ok(Outcome::Settled { next: Some(TimeDelta::milliseconds(100)), reason: None })
                 }

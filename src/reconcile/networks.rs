@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{Context, Outcome, Trouble, host_networks};
+use super::{Context, Outcome, Trouble, hold, host_networks};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::NetworkId;
 use crate::domain::network::NetworkStatus;
@@ -26,6 +26,9 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         // Made on a host by the instances that need it.
         NetworkStatus::Active => return Ok(Outcome::rest()),
         NetworkStatus::Deleting => {}
+    }
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
     }
     if let Some(wait) = leave_hosts(ctx, id).await? {
         return Ok(wait);
@@ -58,6 +61,8 @@ async fn leave_hosts(ctx: &Context, id: NetworkId) -> Result<Option<Outcome>, Tr
         let reached = store::hosts::reached(&mut *ctx.conn().await?, host).await?;
         if reached.is_none_or(|reached| reached.health != "up") {
             silent += 1;
+        } else if hold::why(ctx, host).await?.is_some() {
+            return Ok(Some(hold::wait()));
         } else if let Err(error) = host_networks::settle(ctx, host, id).await {
             trouble.get_or_insert(error);
         }

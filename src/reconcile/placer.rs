@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Context, Trouble};
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
-use crate::domain::id::{HostId, IncarnationId, InstanceId};
+use crate::domain::id::{HostId, InstanceId};
 use crate::placement::{self, Policy, Request, Resources, RoundRobin};
 use crate::store::incarnations::Unplaced;
 use crate::store::{self};
@@ -83,15 +83,19 @@ async fn place_batch(
     let now = ctx.clock.now();
     let mut tx = ctx.db.begin().await?;
     let waiting = store::incarnations::lock_unplaced(&mut tx, ids).await?;
-    let mut index = placement::index(&store::hosts::candidates(&mut tx).await?);
+    let mut candidates = store::hosts::candidates(&mut tx).await?;
+    // A claim counts its host's row up, and would hide that the host had counted further.
+    candidates.retain(|host| ctx.compared.has(host.id) || host.health != "up");
+    let mut index = placement::index(&candidates);
     let mut outcome = Vec::with_capacity(waiting.len());
     for who in &waiting {
         let mut request = request(who, policy)?;
         let mut placed = None;
         for _ in 0..TRIES {
             let Ok(host) = index.claim(&request, cursor) else { break };
-            let incarnation = IncarnationId(Uuid::now_v7());
-            if store::incarnations::claim(&mut tx, incarnation, who, host, now).await? {
+            let claimed =
+                store::incarnations::claim(&mut tx, Uuid::now_v7(), who, host, now).await?;
+            if claimed.is_some() {
                 placed = Some(host);
                 break;
             }

@@ -7,12 +7,13 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use super::images::{Images, Swept};
-use super::{Context, Run};
+use super::inventory::{self, Inventory};
+use super::{Context, Run, hold};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
-use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
+use crate::domain::volume::{Owner, owner};
 use crate::store::hosts::Reached;
 use crate::store::orphans::{Found, Orphan, Thing};
 use crate::store::{self};
@@ -34,7 +35,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
         if let Err(error) = sweep_all(&ctx).await {
             tracing::warn!(%error, "hosts could not be swept; trying again");
         }
-        match Images::of(&ctx).sweep().await {
+        match sweep_images(&ctx).await {
             Ok(swept) if swept == Swept::default() => {}
             Ok(swept) => tracing::info!(?swept, "the image store was swept"),
             Err(error) => {
@@ -42,6 +43,15 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             }
         }
         beat.alive(ctx.clock.now());
+    }
+}
+
+/// The image store, once.
+pub async fn sweep_images(ctx: &Context) -> Result<Swept> {
+    // Files without a row may be of images that this database does not know any more.
+    match hold::everywhere(ctx).await? {
+        Some(_) => Ok(Swept::default()),
+        None => Images::of(ctx).sweep().await,
     }
 }
 
@@ -54,23 +64,6 @@ async fn sweep_all(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Everything that a host has.
-struct Inventory {
-    domains: Vec<DomainSeen>,
-    volumes: Vec<VolumeSeen>,
-    networks: Vec<NetworkSeen>,
-    consoles: Vec<IncarnationId>,
-}
-
-fn look(host: &dyn Hypervisor) -> std::result::Result<Inventory, Fault> {
-    Ok(Inventory {
-        domains: host.domains()?,
-        volumes: host.volumes()?,
-        networks: host.networks()?,
-        consoles: host.consoles()?,
-    })
-}
-
 /// One host, once.
 pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     let mut tx = ctx.db.begin().await?;
@@ -78,19 +71,24 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         return Ok(());
     }
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
-    let inventory = match ctx.host(host.id, "list what the host has", look).await {
+    let inventory = match ctx.host(host.id, "list what the host has", inventory::look).await {
         Ok(inventory) => inventory,
         Err(fault) => {
             tracing::debug!(host = %host.id, %fault, "a host could not be swept");
             return Ok(());
         }
     };
+    hold::compare(ctx, host.id, &inventory).await?;
     let owners = Owners::read(ctx, host.id).await?;
     let found = owners.orphans(ctx, &inventory);
     let now = ctx.clock.now();
     store::orphans::note(&mut tx, host.id, &found, now).await?;
     let known = store::orphans::on_host(&mut tx, host.id).await?;
     tx.commit().await?;
+    if hold::everywhere(ctx).await?.is_some() {
+        // What was found is told as drift, and stays.
+        return Ok(());
+    }
     let grace = TimeDelta::from_std(ctx.config.sweep_grace).unwrap_or(TimeDelta::minutes(5));
     for orphan in due(&known, &inventory, ctx.config.sweep_share_percent, grace, now) {
         remove(ctx, host, orphan).await?;
@@ -141,7 +139,7 @@ impl Owners {
         for volume in &inventory.volumes {
             let owned = match owner(&volume.name) {
                 Some(Owner::Incarnation(id)) => self.ids.contains(&id),
-                Some(Owner::Base) => self.bases.contains(&volume.name),
+                Some(Owner::Base(_)) => self.bases.contains(&volume.name),
                 None => false,
             };
             if !owned {
@@ -170,22 +168,6 @@ impl Owners {
         ours.append(&mut drift);
         ours
     }
-}
-
-enum Owner {
-    Incarnation(IncarnationId),
-    Base,
-}
-
-/// Who owns a volume of this name in our pool; `None`: the name is none of ours.
-fn owner(name: &str) -> Option<Owner> {
-    let incarnation =
-        |prefix, suffix| name.strip_prefix(prefix).and_then(|rest: &str| rest.strip_suffix(suffix));
-    if let Some(id) = incarnation("disk-", ".qcow2").or_else(|| incarnation("seed-", ".iso")) {
-        return id.parse().ok().map(Owner::Incarnation);
-    }
-    let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
-    (sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit())).then_some(Owner::Base)
 }
 
 /// Which orphans go now: ours, seen often and long enough, and no more than a share of what the host has of their kind.
@@ -224,10 +206,7 @@ fn thing(orphan: &Orphan) -> Option<Thing> {
     match (orphan.kind.as_str(), owner(name)) {
         ("domain", _) => name.parse().ok().map(Thing::Domain),
         ("volume", Some(Owner::Incarnation(id))) => Some(Thing::OfIncarnation(id)),
-        ("volume", Some(Owner::Base)) => {
-            let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
-            Some(Thing::Base(sha256.to_owned()))
-        }
+        ("volume", Some(Owner::Base(sha256))) => Some(Thing::Base(sha256.to_owned())),
         ("volume", None) => None,
         ("network", _) => name.parse().ok().map(Thing::Network),
         (_, _) => name.parse().ok().map(Thing::OfIncarnation),
@@ -268,6 +247,7 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hypervisor::VolumeSeen;
 
     fn orphan(name: &str, ours: bool, sightings: i64, since: Time) -> Orphan {
         Orphan {
@@ -300,17 +280,5 @@ mod tests {
             .map(|o| o.name.as_str())
             .collect();
         assert_eq!(names, ["a", "b"]);
-    }
-
-    #[test]
-    fn only_names_that_we_give_are_ours() {
-        let id = uuid::Uuid::now_v7();
-        assert!(
-            matches!(owner(&format!("disk-{id}.qcow2")), Some(Owner::Incarnation(i)) if i.0 == id)
-        );
-        assert!(matches!(owner(&format!("base-{}.raw", "a".repeat(64))), Some(Owner::Base)));
-        for foreign in ["disk-x.qcow2", "notes.txt", "base-1.raw", &format!("disk-{id}.raw")] {
-            assert!(owner(foreign).is_none(), "{foreign}");
-        }
     }
 }

@@ -283,3 +283,13 @@ pub async fn public_keys(app: &App) -> Result<JwkSet> {
 pub async fn rotate_keys(app: &App) -> Result<()> {
     keys::rotate(app).await.map(drop)
 }
+
+/// A new key, in the transaction of `conn`; see `keys::replace`.
+pub async fn replace_keys(app: &App, conn: &mut sqlx::PgConnection, revoke: bool) -> Result<()> {
+    keys::replace(app, conn, revoke).await
+}
+
+/// This process looks at the keys in the database before it uses one again.
+pub fn forget_keys(app: &App) {
+    app.auth().keys.forget();
+}

@@ -26,13 +26,15 @@ pub async fn create(app: &App, caller: &Caller, new: &NewHost, dry_run: bool) ->
     };
     let (id, now) = (HostId(Uuid::now_v7()), write.now);
     store::hosts::insert(write.conn(), id, &name, &complete(app, new), now).await?;
+    if !dry_run {
+        write.touch(Kind::Host, id.0).await?;
+    }
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
     if dry_run {
         // Dropped, the write leaves nothing.
         return Ok(host);
     }
-    write.touch(Kind::Host, id.0).await?;
     write.accepted("host.create", subject(&host), json!({ "uri": host.uri })).await?;
     write.commit(&host).await?;
     Ok(host)
@@ -108,9 +110,9 @@ pub async fn update(
         ));
     }
     store::hosts::update(write.conn(), id, patch).await?;
+    write.touch(Kind::Host, id.0).await?;
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
-    write.touch(Kind::Host, id.0).await?;
     // Perhaps there is room now for what found none.
     for waiting in store::instances::unplaced(write.conn(), 1000).await? {
         write.touch(Kind::Instance, waiting.0).await?;
@@ -137,9 +139,9 @@ pub async fn delete(app: &App, caller: &Caller, id: HostId, if_match: Option<i64
     }
     let now = write.now;
     store::hosts::retire(write.conn(), id, now).await?;
+    write.touch(Kind::Host, id.0).await?;
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
-    write.touch(Kind::Host, id.0).await?;
     write.accepted("host.delete", subject(&host), json!({})).await?;
     write.commit(&host).await?;
     Ok(host)

@@ -3,8 +3,10 @@
 pub mod auth;
 pub mod authorize;
 pub mod bootstrap;
+pub mod cloud;
 pub mod events;
 pub mod flavors;
+pub mod fsck;
 pub mod health;
 pub mod hosts;
 pub mod instances;

@@ -26,6 +26,8 @@ pub struct Reached {
     /// The identity that it must prove; none before the first contact.
     pub host_uuid: Option<Uuid>,
     pub facts: Option<Value>,
+    /// How many claims it has seen: see `generations`.
+    pub generation: i64,
 }
 
 impl Reached {
@@ -44,7 +46,7 @@ impl Reached {
 macro_rules! reached {
     ($rest:literal) => {
         concat!(
-            "select id, name, uri, pool_path, virt_type, removed_at, health, health_reason, health_since, host_uuid, facts
+            "select id, name, uri, pool_path, virt_type, removed_at, health, health_reason, health_since, host_uuid, facts, generation
              from hosts ",
             $rest
         )
@@ -144,8 +146,8 @@ pub struct Local {
 pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> Result<HostId> {
     let id = sqlx::query_scalar(
         "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since,
-                            reserved_memory_mib, reserved_disk_gib)
-         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8, $9, $10)
+                            reserved_memory_mib, reserved_disk_gib, generation)
+         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, coalesce((select generation_floor from cloud), 0))
          on conflict (name) do update set uri = excluded.uri, pool_path = excluded.pool_path, virt_type = excluded.virt_type
          returning id",
     )
@@ -188,6 +190,7 @@ pub async fn give_up(conn: &mut PgConnection, id: HostId) -> Result<()> {
 
 /// The last trace of a host that left, once nothing of ours is on it.
 pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    super::generations::keep(conn, id).await?;
     let done = sqlx::query(
         "delete from hosts h where id = $1 and removed_at is not null
              and not exists (select from incarnations c where c.host_id = h.id)",
@@ -255,8 +258,8 @@ pub async fn insert(
 ) -> Result<()> {
     sqlx::query(
         "insert into hosts (id, name, uri, pool_path, zone, traits, enabled, virt_type, cpu_ratio, memory_ratio, disk_ratio,
-                            reserved_vcpus, reserved_memory_mib, reserved_disk_gib, created_at, health_since)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)",
+                            reserved_vcpus, reserved_memory_mib, reserved_disk_gib, created_at, health_since, generation)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, coalesce((select generation_floor from cloud), 0))",
     )
     .bind(id)
     .bind(name)

@@ -6,6 +6,8 @@ pub mod cloud;
 mod constraint;
 pub mod events;
 pub mod flavors;
+pub mod fsck;
+pub mod generations;
 pub mod host_images;
 pub mod host_networks;
 pub mod hosts;

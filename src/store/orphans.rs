@@ -3,8 +3,10 @@
 use sqlx::PgConnection;
 
 use crate::domain::clock::Time;
+use crate::domain::cloud::Drift;
 use crate::domain::error::Result;
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
+use crate::domain::page::Page;
 
 /// A thing on a host that nobody owns.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +131,30 @@ pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Orphan
         "select kind, name, ours, first_seen_at, last_seen_at, sightings from orphans where host_id = $1 order by kind, first_seen_at, name",
     )
     .bind(host)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// All of the account, by an id that is made of host, kind and name.
+pub async fn list(
+    conn: &mut PgConnection,
+    page: &Page,
+    host: Option<HostId>,
+) -> Result<Vec<Drift>> {
+    let rows = sqlx::query_as(
+        "select * from (
+             select md5(o.host_id::text || ' ' || o.kind || ' ' || o.name)::uuid as id, o.host_id, h.name as host_name, o.kind, o.name,
+                    case when not o.ours then 'foreign' when exists (select from cloud where held_since is not null) then 'held'
+                         else 'swept' end as fate,
+                    o.first_seen_at, o.last_seen_at, o.sightings
+             from orphans o join hosts h on h.id = o.host_id) drift
+         where id > $1 and ($2::uuid is null or host_id = $2)
+         order by id limit $3",
+    )
+    .bind(page.after)
+    .bind(host)
+    .bind(page.fetch())
     .fetch_all(conn)
     .await?;
     Ok(rows)

@@ -94,6 +94,15 @@ pub async fn touch_afresh(
     Ok(())
 }
 
+/// Whatever waits for a time is due now.
+pub async fn hasten(conn: &mut PgConnection, now: Time) -> Result<()> {
+    sqlx::query("update work set due_at = $1 where due_at < 'infinity' and due_at > $1")
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over.
 pub async fn claim(
     conn: &mut PgConnection,

@@ -297,3 +297,31 @@ async fn a_token_that_was_seen_a_moment_ago_costs_no_query() {
         authenticate(&api.app, token).await.expect_err("what is older is looked up");
     }
 }
+
+#[tokio::test]
+async fn an_admin_replaces_the_keys_and_may_take_back_what_they_signed() {
+    let api = Api::start_at(manual(), |flags| flags).await;
+    let other = replica(&api);
+    let kid = |token: &str| read(token, 0)["kid"].as_str().expect("kid").to_owned();
+    let old = api.admin.token.clone().expect("a token");
+    authenticate(&other, &old).await.expect("the admin");
+    let rotate = "/v1/cloud/actions/rotate-keys";
+    api.owner.post(rotate, &json!({})).await.problem(403, "forbidden");
+    api.admin.ask(reqwest::Method::POST, rotate).send().await.expect(200);
+    // The old key signs until every process knows the new one, and what it signed stays good.
+    assert_eq!(kid(&api.anonymous.login("member").await.token.expect("a token")), kid(&old));
+    api.app.clock.advance(TimeDelta::seconds(121));
+    let fresh = api.anonymous.login("admin").await;
+    assert_ne!(kid(fresh.token.as_deref().expect("a token")), kid(&old));
+    authenticate(&other, &old).await.expect("the admin");
+    api.admin.get("/v1/auth/whoami").await.expect(200);
+    authenticate(&other, fresh.token.as_deref().expect("a token")).await.expect("the admin");
+
+    fresh.post(rotate, &json!({"revoke": true})).await.expect(200);
+    api.app.clock.advance(TimeDelta::seconds(60));
+    for token in [&old, fresh.token.as_ref().expect("a token")] {
+        authenticate(&other, token).await.expect_err("it was taken back");
+    }
+    fresh.get("/v1/auth/whoami").await.problem(401, "unauthenticated");
+    api.anonymous.login("admin").await.get("/v1/auth/whoami").await.expect(200);
+}

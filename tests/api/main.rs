@@ -3,6 +3,8 @@
 #[path = "../common/client.rs"]
 mod client;
 mod harness;
+#[path = "../common/backup.rs"]
+mod backup;
 mod sse;
 mod world;
 
@@ -12,6 +14,7 @@ mod authorize;
 mod documents;
 mod events;
 mod flavors;
+mod fsck;
 mod health;
 mod hosts;
 mod images;
@@ -19,6 +22,7 @@ mod instances;
 mod keypairs;
 mod networks;
 mod ports;
+mod restore;
 mod stalled;
 mod sweep;
 mod tenants;

@@ -45,6 +45,7 @@ async fn scene() -> Scene {
             cidr: text("cidr").parse().expect("a CIDR"),
             gateway: text("gateway").parse().expect("an address"),
             dns: vec![],
+            keep_others: false,
             hosts: vec![],
         })
         .expect("a network");
@@ -113,11 +114,11 @@ impl Scene {
         let db = api.app.db.clone();
         let work = tokio::spawn(async move {
             process.look().await;
-            let runs = async || {
-                counter.fetch_add(1, Ordering::SeqCst);
-                status(&api, &instance).await == "running"
-            };
-            process.work_until(runs).await;
+            while status(&api, &instance).await != "running" {
+                let passes = counter.fetch_add(1, Ordering::SeqCst);
+                assert!(passes < 200, "it does not run");
+                process.turn().await;
+            }
             done.store(true, Ordering::SeqCst);
         });
         while !up.load(Ordering::SeqCst) && passes.load(Ordering::SeqCst) < 40 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pileus::hypervisor::hosts::fake_target;
 use pileus::reconcile::placer::Placer;
-use pileus::reconcile::{Context, Parts, Turns, hosts, pace, sweep};
+use pileus::reconcile::{self, Context, Parts, Turns, hosts, pace, sweep};
 use pileus::store;
 use serde_json::Value;
 use uuid::Uuid;
@@ -27,6 +27,7 @@ impl Process {
             hosts: api.app.hosts.clone(),
             placer: Placer::default(),
             settling: Turns::default(),
+            compared: reconcile::hold::Compared::default(),
             owner: Uuid::now_v7(),
         }))
     }
@@ -56,20 +57,33 @@ impl Process {
             if done().await {
                 return;
             }
-            self.work().await;
-            sqlx::query("update work set due_at = now() where due_at < 'infinity'")
-                .execute(&self.0.db)
-                .await
-                .expect("due");
+            self.turn().await;
         }
         panic!("it does not come to that");
     }
 
+    /// What is due, once, and then what waits for a time is due, too.
+    pub async fn turn(&self) {
+        self.work().await;
+        sqlx::query("update work set due_at = now() where due_at < 'infinity'")
+            .execute(&self.0.db)
+            .await
+            .expect("due");
+    }
+
     /// One sweep of the host.
     pub async fn sweep(&self) {
-        let host = store::hosts::reached(&mut *self.0.conn().await.expect("a connection"), HOST);
-        let host = host.await.expect("a look").expect("the host");
+        let mut conn = self.0.conn().await.expect("a connection");
+        let host = store::hosts::reached(&mut conn, HOST).await.expect("a look").expect("the host");
+        drop(conn);
         sweep::sweep(&self.0, &host).await.expect("a sweep");
+    }
+}
+
+impl Process {
+    /// One sweep of the image store.
+    pub async fn sweep_images(&self) {
+        sweep::sweep_images(&self.0).await.expect("a sweep");
     }
 }
 

@@ -207,6 +207,24 @@ impl Cloud {
         options.connect().await.expect("a connection")
     }
 
+    /// Its database, to be dumped, or, while no server runs, to be replaced.
+    pub fn database(&mut self) -> &mut PgConnectOptions {
+        let Database::Shared(options) = &mut self.database else {
+            panic!("its database is its own")
+        };
+        options
+    }
+
+    /// A client command of the admin's: its exit code, and what it printed.
+    pub fn pileus(&self, line: &str) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pileus"));
+        command.args(line.split_whitespace()).env("PILEUS_URL", &self.admin.url);
+        command.env("PILEUS_TOKEN", self.admin.token.as_deref().expect("a token"));
+        let done = command.stdin(Stdio::null()).output().expect("the command runs");
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code().expect("a code"), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// One number.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&mut self.db().await).await.expect(query)

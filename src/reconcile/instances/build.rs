@@ -2,9 +2,10 @@
 
 use chrono::TimeDelta;
 
-use super::{Look, QUICK_EXIT, disk_name, seed_name};
+use super::{Look, QUICK_EXIT};
 use crate::domain::id::{HostId, IncarnationId};
 use crate::domain::instance::hostname;
+use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
 use crate::reconcile::{Outcome, Trouble, fault, host_images, host_networks};

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Look, disk_name, seed_name, subject};
+use super::{Look, subject};
 use crate::domain::event::Outcome as EventOutcome;
 use crate::domain::id::{HostId, IncarnationId};
+use crate::domain::volume::{disk_name, seed_name};
 use crate::reconcile::{Context, Trouble, fault, host_images, host_networks};
 use crate::store;
 use crate::store::work::{self, Kind};

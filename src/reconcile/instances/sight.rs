@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use chrono::TimeDelta;
 
-use super::{WATCH_ADDRESSES, disk_name, seed_name};
+use super::WATCH_ADDRESSES;
 use crate::domain::clock::Time;
 use crate::domain::id::{IncarnationId, NetworkId};
 use crate::domain::instance::{Domain, Parts, Power, Situation};
+use crate::domain::volume::{disk_name, seed_name};
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind};
 use crate::reconcile::{Context, Trouble, host_images};
 use crate::store::instances::Record;

@@ -43,6 +43,7 @@ async fn cloud() -> Cloud {
         hosts,
         placer: crate::reconcile::placer::Placer::default(),
         settling: crate::reconcile::Turns::default(),
+        compared: crate::reconcile::hold::Compared::default(),
         owner: Uuid::new_v4(),
     });
     let network = NetworkId(Uuid::now_v7());
@@ -81,6 +82,7 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         cidr,
         gateway: subnet.gateway.into(),
         dns: Vec::new(),
+        keep_others: false,
         hosts: Vec::new(),
     };
     for (id, fake) in fakes {

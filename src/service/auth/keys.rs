@@ -89,6 +89,11 @@ impl Keys {
         Ok(JwkSet { keys: live.map(|key| key.jwk()).collect() })
     }
 
+    /// The next use looks at the database.
+    pub fn forget(&self) {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner).read_at = None;
+    }
+
     fn held(
         &self,
         now: Time,
@@ -142,6 +147,22 @@ pub async fn rotate(app: &App) -> Result<Vec<SigningKey>> {
     }
     tx.commit().await?;
     Ok(rows)
+}
+
+/// Makes a new key. The others sign until every process knows it, or, with `revoke`, are gone at once.
+pub async fn replace(app: &App, conn: &mut sqlx::PgConnection, revoke: bool) -> Result<()> {
+    let now = app.clock.now();
+    store::signing_keys::lock(conn).await?;
+    let begins = if revoke {
+        store::signing_keys::remove_all(conn).await?;
+        now
+    } else {
+        let known = now + TRUST * 2;
+        store::signing_keys::retire_all(conn, known).await?;
+        known
+    };
+    let row = generate(now, begins + delta(app.config.key_rotation))?;
+    store::signing_keys::insert(conn, &row).await
 }
 
 fn generate(now: Time, retires_at: Time) -> Result<SigningKey> {
