@@ -181,6 +181,7 @@ settings! {
         quota_keypairs: i64 = "100" in 0..=1000000, "Keypairs";
     }
     "Tests" {
+        #[hidden] reconcile_wake: bool = "true", "Whether a wish wakes the loop; otherwise it is found by the next look for due work: for the benchmark of what waking costs";
         #[hidden] fault_point: Option<String> = "", "Name of the point at which the process aborts itself";
     }
 }

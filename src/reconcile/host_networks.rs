@@ -7,10 +7,10 @@ use crate::hypervisor::{DhcpHost, NetworkSpec};
 use crate::store;
 
 /// Makes the network on the host as it has to be now, or takes it away. Serialised for this host and network among all
-/// processes, so that an older list never overwrites a newer one.
+/// processes, so that an older list never overwrites a newer one. Of many who ask at once, one does it for all.
 pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(), Trouble> {
     // Among our own first, then among all processes.
-    let _turn = ctx.settling.take((host, network)).await;
+    let Some(turn) = ctx.settling.take((host, network)).await else { return Ok(()) };
     let mut tx = ctx.db.begin().await?;
     store::host_networks::lock(&mut tx, host, network).await?;
     let plan = store::host_networks::plan(&mut tx, network).await?;
@@ -40,5 +40,6 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
         }
     }
     tx.commit().await?;
+    turn.done();
     Ok(())
 }

@@ -27,6 +27,8 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         NetworkStatus::Active => return Ok(Outcome::rest()),
         NetworkStatus::Deleting => {}
     }
+    // Not before it is certain that the network is to go.
+    ctx.changes.durable(&ctx.db).await?;
     if let Some(wait) = leave_hosts(ctx, id).await? {
         return Ok(wait);
     }

@@ -62,6 +62,18 @@ struct Inventory {
     consoles: Vec<IncarnationId>,
 }
 
+impl Inventory {
+    /// Whose it says its things are.
+    fn incarnations(&self) -> impl Iterator<Item = IncarnationId> {
+        let stamped = self.domains.iter().filter_map(|domain| Some(domain.stamp?.incarnation));
+        let named = self.volumes.iter().filter_map(|volume| match owner(&volume.name)? {
+            Owner::Incarnation(id) => Some(id),
+            Owner::Base => None,
+        });
+        stamped.chain(named).chain(self.consoles.iter().copied())
+    }
+}
+
 fn look(host: &dyn Hypervisor) -> std::result::Result<Inventory, Fault> {
     Ok(Inventory {
         domains: host.domains()?,
@@ -85,7 +97,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
             return Ok(());
         }
     };
-    let owners = Owners::read(ctx, host.id).await?;
+    let owners = Owners::read(ctx, host.id, &inventory).await?;
     let found = owners.orphans(ctx, &inventory);
     let now = ctx.clock.now();
     store::orphans::note(&mut tx, host.id, &found, now).await?;
@@ -108,10 +120,11 @@ struct Owners {
 
 impl Owners {
     /// Of this host, and of every host that is not up: it may be this one under another name or identity.
-    async fn read(ctx: &Context, host: HostId) -> Result<Self> {
+    async fn read(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<Self> {
         let mut conn = ctx.conn().await?;
+        let claimed: Vec<_> = inventory.incarnations().collect();
         let incarnations: HashSet<_> =
-            store::incarnations::all(&mut conn).await?.into_iter().collect();
+            store::incarnations::among(&mut conn, &claimed).await?.into_iter().collect();
         let ids = incarnations.iter().map(|(id, _)| *id).collect();
         let (mut bases, mut networks) = (HashSet::new(), HashSet::new());
         for other in store::hosts::all_reached(&mut conn).await? {
