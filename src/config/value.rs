@@ -71,6 +71,16 @@ macro_rules! whole_number {
 }
 whole_number!(u8, u32, u64, i64);
 
+impl Value for bool {
+    fn parse(text: &str, _: &Setting) -> Result<Self, String> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("give true or false".into()),
+        }
+    }
+}
+
 impl Value for f64 {
     fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
         bounded(text.parse().ok(), "", setting)

@@ -6,6 +6,7 @@ mod domains;
 mod events;
 mod facts;
 mod fault;
+mod known;
 #[expect(unsafe_code, reason = "callbacks and leases exist only in libvirt's C interface")]
 mod ffi;
 mod networks;
@@ -31,6 +32,7 @@ pub struct Libvirt {
     /// The host's architecture never changes: read once.
     arch: OnceLock<String>,
     consoles: consoles::Freshness,
+    known: known::Known,
     watchers: Mutex<Vec<Watcher>>,
     /// The cloud has given the host up.
     left: AtomicBool,
@@ -39,10 +41,11 @@ pub struct Libvirt {
 impl Libvirt {
     pub fn new(target: HostTarget) -> Self {
         Self {
-            connections: Connections::new(target.uri.clone(), target.expect),
+            connections: Connections::new(target.uri.clone(), target.expect, most(&target.uri)),
             target,
             arch: OnceLock::new(),
             consoles: consoles::Freshness::default(),
+            known: known::Known::default(),
             watchers: Mutex::default(),
             left: AtomicBool::default(),
         }
@@ -62,6 +65,11 @@ impl Libvirt {
     }
 }
 
+/// Connections to the host. A mock host that begins with a file of its own is a new one with each connection.
+fn most(uri: &str) -> usize {
+    if uri.starts_with("test:") && uri != "test:///default" { 1 } else { connections::MAX }
+}
+
 impl Hypervisor for Libvirt {
     fn facts(&self) -> Result<HostFacts, Fault> {
         self.connections.with(|conn| self.read_facts(conn))
@@ -72,7 +80,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault> {
-        self.connections.with(domains::all)
+        self.connections.with(|conn| self.known.list(conn, self.connections.opened()))
     }
 
     fn start(&self, spec: &DomainSpec) -> Result<(), Fault> {
@@ -164,6 +172,10 @@ impl Hypervisor for Libvirt {
 
     /// Never fails: a connection that cannot be made is tried again until the host is dropped.
     fn subscribe(&self, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<(), Fault> {
+        if most(&self.target.uri) == 1 {
+            // Another connection would be another host.
+            return Ok(());
+        }
         let watcher = Watcher::start(self.target.uri.clone(), sink)?;
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
         Ok(())

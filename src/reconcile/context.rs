@@ -138,9 +138,22 @@ impl Context {
         Ok(tx)
     }
 
+    /// The same for what was only seen: a commit that does not wait for the disk.
+    pub async fn note(&self, lease: &Lease) -> Result<Tx> {
+        let mut tx = self.db.begin().await?;
+        store::work::guard_softly(&mut tx, lease).await?;
+        Ok(tx)
+    }
+
     /// Whether the lease still holds, asked right before an effect on a host: who was held up for longer than it must not touch
-    /// what its successor made.
+    /// what its successor made. What was wished is on the database's disk then, and no crash takes it back.
     pub async fn confirm(&self, lease: &Lease) -> Result<()> {
+        self.confirm_lease(lease).await?;
+        self.changes.durable(&self.db).await
+    }
+
+    /// The same before an effect that nobody would miss or suffer from, were the wish for it taken back.
+    pub async fn confirm_lease(&self, lease: &Lease) -> Result<()> {
         store::work::guard(&mut *self.conn().await?, lease).await
     }
 

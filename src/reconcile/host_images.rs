@@ -31,9 +31,7 @@ pub async fn blob(ctx: &Context, image: ImageId) -> Result<Blob, Trouble> {
 }
 
 pub async fn is_present(ctx: &Context, host: HostId, image: ImageId) -> Result<bool, Trouble> {
-    let blob = blob(ctx, image).await?;
-    let found = store::host_images::find(&mut *ctx.conn().await?, host, &blob.sha256).await?;
-    Ok(found.is_some_and(|found| found.present))
+    Ok(store::host_images::is_present(&mut *ctx.conn().await?, host, image).await?)
 }
 
 /// Asks for the base image on the host; whoever asks is looked at again when it is there.

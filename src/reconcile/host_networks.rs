@@ -7,12 +7,12 @@ use crate::hypervisor::{DhcpHost, NetworkSpec};
 use crate::store;
 
 /// Makes the network on the host as it has to be now, or takes it away. Serialised for this host and network among all
-/// processes, so that an older list never overwrites a newer one.
+/// processes, so that an older list never overwrites a newer one. Of many who ask at once, one does it for all.
 pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(), Trouble> {
     // Others whom this database does not know may use it: their entries stay, and so does the network.
     let keep = hold::why(ctx, host).await?.is_some();
     // Among our own first, then among all processes.
-    let _turn = ctx.settling.take((host, network)).await;
+    let Some(turn) = ctx.settling.take((host, network)).await else { return Ok(()) };
     let mut tx = ctx.db.begin().await?;
     store::host_networks::lock(&mut tx, host, network).await?;
     let plan = store::host_networks::plan(&mut tx, network).await?;
@@ -46,5 +46,6 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
         }
     }
     tx.commit().await?;
+    turn.done();
     Ok(())
 }

@@ -16,18 +16,18 @@ use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Power, Wanted};
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, HostFacts, HostTarget};
-use crate::store::hosts::{Reached, Totals};
+use crate::store::hosts::{Address, Reached, Totals};
 use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
 use crate::store::{self, Tx};
 
 /// Makes every host known to `hosts`, so that steps find them.
-pub async fn connect(ctx: &Context) -> Result<Vec<Reached>> {
-    let all = store::hosts::all_reached(&mut *ctx.conn().await?).await?;
+pub async fn connect(ctx: &Context) -> Result<Vec<HostId>> {
+    let all = store::hosts::addresses(&mut *ctx.conn().await?).await?;
     for host in &all {
         ctx.hosts.set(host.id, target(ctx, host));
     }
-    Ok(all)
+    Ok(all.into_iter().map(|host| host.id).collect())
 }
 
 /// Watches until `shutdown`: one task a host, as hosts come and go.
@@ -38,7 +38,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     while !shutdown.is_cancelled() {
         match connect(&ctx).await {
             Ok(all) => {
-                let known: HashSet<_> = all.iter().map(|host| host.id).collect();
+                let known: HashSet<_> = all.iter().collect();
                 watched.retain(|id, end| {
                     let stays = known.contains(id);
                     if !stays {
@@ -47,10 +47,10 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                     }
                     stays
                 });
-                for host in all {
-                    watched.entry(host.id).or_insert_with(|| {
+                for id in &all {
+                    watched.entry(*id).or_insert_with(|| {
                         let end = shutdown.child_token();
-                        tasks.spawn(watch(ctx.clone(), host.id, end.clone()));
+                        tasks.spawn(watch(ctx.clone(), *id, end.clone()));
                         end
                     });
                 }
@@ -67,7 +67,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     tasks.wait().await;
 }
 
-fn target(ctx: &Context, host: &Reached) -> HostTarget {
+fn target(ctx: &Context, host: &Address) -> HostTarget {
     HostTarget {
         uri: host.uri.clone(),
         pool_path: host.pool_path.clone(),
@@ -76,10 +76,21 @@ fn target(ctx: &Context, host: &Reached) -> HostTarget {
     }
 }
 
-/// One host until `end`.
+/// One host until `end`: its domains at every heartbeat, all that it is now and then, and whenever something is amiss.
 async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
+    let scan = TimeDelta::from_std(ctx.config.reconcile_scan).unwrap_or(TimeDelta::minutes(1));
+    let mut told = None;
     loop {
-        if let Err(error) = look(&ctx, id).await {
+        let now = ctx.clock.now();
+        let fresh = told.is_some_and(|at| now >= at && now - at < scan);
+        let looked = async {
+            if !(fresh && glance(&ctx, id).await?) {
+                look(&ctx, id).await?;
+                told = Some(now);
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = looked.await {
             tracing::warn!(host = %id, %error, "a host's health could not be noted; trying again");
         }
         tokio::select! {
@@ -89,7 +100,19 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
     }
 }
 
-/// One heartbeat: facts, then a scan.
+/// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
+/// said of the host.
+async fn glance(ctx: &Context, id: HostId) -> Result<bool> {
+    let Ok(domains) = ctx.host(id, "list a host's domains", |host| host.domains()).await else {
+        return Ok(false);
+    };
+    if !store::hosts::is_up(&mut *ctx.conn().await?, id).await? {
+        return Ok(false);
+    }
+    scan(ctx, id, &domains).await.map(|()| true)
+}
+
+/// Everything: facts, then a scan.
 pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
     let mut asked = ask(ctx, id).await;
     if matches!(&asked, Err(fault) if fault.kind == FaultKind::Transient) {
@@ -253,7 +276,8 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     };
     if host.removed_at.is_none() {
         // A new or changed host: contact it now rather than at its next heartbeat.
-        ctx.hosts.set(id, target(ctx, &host));
+        let Reached { uri, pool_path, host_uuid, .. } = host;
+        ctx.hosts.set(id, target(ctx, &Address { id, uri, pool_path, host_uuid }));
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }

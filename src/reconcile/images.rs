@@ -135,6 +135,8 @@ impl Images {
         if store::images::blob_is_used(&mut tx, sha256).await? {
             return Ok(false);
         }
+        // A crash of the database must not bring back an image whose bytes are gone.
+        store::flush::Flush::default().wait(&self.db).await?;
         unlink(image::path(&self.image_dir, sha256)).await?;
         let removed = store::images::remove_blob(&mut tx, sha256).await?;
         for copy in store::images::host_copies(&mut tx, sha256).await? {

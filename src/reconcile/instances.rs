@@ -5,13 +5,14 @@ mod observe;
 mod removal;
 mod sight;
 
+use build::Missing;
 use chrono::TimeDelta;
 
 use super::placer::Placed;
 use super::{Context, Outcome, Trouble, fault, hold, host_images};
 use crate::domain::clock::Time;
 use crate::domain::event::Subject;
-use crate::domain::id::InstanceId;
+use crate::domain::id::{IncarnationId, InstanceId};
 use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
 use crate::hypervisor::Fault;
 use crate::store;
@@ -30,12 +31,14 @@ const PLACE_AGAIN: TimeDelta = TimeDelta::seconds(5);
 
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
     let id = InstanceId(lease.item);
-    let record = store::instances::get(&mut *ctx.conn().await?, None, id).await?;
+    let mut conn = ctx.conn().await?;
+    let record = store::instances::get(&mut conn, None, id).await?;
     let Some(record) = record else {
-        work::remove(&mut *ctx.conn().await?, Kind::Instance, lease.item).await?;
+        work::remove(&mut conn, Kind::Instance, lease.item).await?;
         return Ok(Outcome::Gone);
     };
-    let ports = store::ports::of_instance(&mut *ctx.conn().await?, id).await?;
+    let ports = store::ports::of_instance(&mut conn, id).await?;
+    drop(conn);
     let sight = sight::look(ctx, &record, &ports).await?;
     let now = ctx.clock.now();
     let step = next_step(&record.wish(), &sight.situation, now);
@@ -100,9 +103,8 @@ impl Look<'_> {
                 Ok(Outcome::Gone)
             }
             (Step::Remove, Some((incarnation, host))) => {
-                self.clean(incarnation, host).await?;
-                self.forget(Some((incarnation, host))).await?;
-                Ok(Outcome::Gone)
+                self.ctx.confirm(self.lease).await?;
+                self.remove(incarnation, host).await
             }
             (Step::LeaveBehind, Some((incarnation, _))) => {
                 self.leave_behind(incarnation).await?;
@@ -112,14 +114,14 @@ impl Look<'_> {
                 host_images::want(self.ctx, self.lease, host, self.record.image_id).await
             }
             (Step::CreateDisk, Some((incarnation, host))) => {
-                self.create_disk(incarnation, host).await?;
-                Ok(Outcome::Again)
+                self.make(incarnation, host, Missing { disk: true, seed: true }).await
             }
             (Step::WriteSeed, Some((incarnation, host))) => {
-                self.write_seed(incarnation, host).await?;
-                Ok(Outcome::Again)
+                self.make(incarnation, host, Missing { disk: false, seed: true }).await
             }
-            (Step::Start, Some((incarnation, host))) => self.start(incarnation, host).await,
+            (Step::Start, Some((incarnation, host))) => {
+                self.make(incarnation, host, Missing { disk: false, seed: false }).await
+            }
             (Step::Pause, Some((_, host))) => {
                 self.ctx.confirm(self.lease).await?;
                 self.ctx.host(host, "pause", move |host| host.pause(id)).await?;
@@ -137,10 +139,14 @@ impl Look<'_> {
                     .await?;
                 Ok(Outcome::wait(again, "the guest was asked to power off"))
             }
-            (Step::PowerOff, Some((_, host))) => {
+            (Step::PowerOff, Some((incarnation, host))) => {
                 self.ctx.confirm(self.lease).await?;
                 self.ctx.host(host, "power off", move |host| host.power_off(id)).await?;
                 fault::point("powered_off");
+                if self.record.wanted == Wanted::Deleted {
+                    // Which nothing takes back: the host has said that the domain is gone, and the rest follows.
+                    return self.remove(incarnation, host).await;
+                }
                 Ok(Outcome::Again)
             }
             // `next_step` gives these to placed instances only.

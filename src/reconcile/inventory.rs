@@ -23,6 +23,16 @@ pub fn look(host: &dyn Hypervisor) -> Result<Inventory, Fault> {
 }
 
 impl Inventory {
+    /// Whose it says its things are.
+    pub fn incarnations(&self) -> impl Iterator<Item = IncarnationId> {
+        let stamped = self.domains.iter().filter_map(|domain| Some(domain.stamp?.incarnation));
+        let named = self.volumes.iter().filter_map(|volume| match owner(&volume.name)? {
+            Owner::Incarnation(id) => Some(id),
+            Owner::Base(_) => None,
+        });
+        stamped.chain(named).chain(self.consoles.iter().copied())
+    }
+
     /// The highest number of an incarnation that anything of ours bears; 0 where nothing bears one.
     pub fn newest(&self, cloud: Uuid) -> i64 {
         let volumes = self.volumes.iter().filter_map(|volume| match owner(&volume.name) {

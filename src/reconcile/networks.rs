@@ -30,6 +30,8 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     if hold::everywhere(ctx).await?.is_some() {
         return Ok(hold::wait());
     }
+    // Not before it is certain that the network is to go.
+    ctx.changes.durable(&ctx.db).await?;
     if let Some(wait) = leave_hosts(ctx, id).await? {
         return Ok(wait);
     }

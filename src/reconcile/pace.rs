@@ -35,7 +35,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
         if claimed == 0 && workers.available_permits() > 0 {
             let pause = pause(&ctx).await;
             tokio::select! {
-                () = ctx.changes.work() => {}
+                () = ctx.changes.work(), if ctx.config.reconcile_wake => {}
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
             }
@@ -156,14 +156,18 @@ async fn settle(ctx: &Context, lease: &Lease, outcome: Result<Outcome, Trouble>)
         }
         Err(trouble) => failed(ctx, lease, &trouble, now),
     };
+    let Some((kind, detail)) = news else {
+        if work::settle(&mut *ctx.conn().await?, lease, &settled, now).await? {
+            ctx.changes.changed(lease.item);
+        }
+        return Ok(());
+    };
     let mut tx = ctx.db.begin().await?;
     if work::settle(&mut tx, lease, &settled, now).await? {
-        if let Some((kind, detail)) = news {
-            let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
-            let subject =
-                Subject { kind: noun(lease.kind), id: lease.item, name: String::new(), tenant };
-            ctx.event(&mut tx, kind, subject, EventOutcome::Failed, detail).await?;
-        }
+        let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
+        let subject =
+            Subject { kind: noun(lease.kind), id: lease.item, name: String::new(), tenant };
+        ctx.event(&mut tx, kind, subject, EventOutcome::Failed, detail).await?;
         tx.commit().await?;
         ctx.changes.changed(lease.item);
     }

@@ -30,7 +30,7 @@ pub async fn wake(
 
 async fn touch(ctx: &Context, batch: &[(HostId, Signal)]) -> Result<()> {
     let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::flush::begin_softly(&ctx.db).await?;
     for (host, signal) in batch {
         match signal {
             Signal::Domain(id) => {

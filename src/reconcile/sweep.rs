@@ -79,7 +79,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         }
     };
     hold::compare(ctx, host.id, &inventory).await?;
-    let owners = Owners::read(ctx, host.id).await?;
+    let owners = Owners::read(ctx, host.id, &inventory).await?;
     let found = owners.orphans(ctx, &inventory);
     let now = ctx.clock.now();
     store::orphans::note(&mut tx, host.id, &found, now).await?;
@@ -106,10 +106,11 @@ struct Owners {
 
 impl Owners {
     /// Of this host, and of every host that is not up: it may be this one under another name or identity.
-    async fn read(ctx: &Context, host: HostId) -> Result<Self> {
+    async fn read(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<Self> {
         let mut conn = ctx.conn().await?;
+        let claimed: Vec<_> = inventory.incarnations().collect();
         let incarnations: HashSet<_> =
-            store::incarnations::all(&mut conn).await?.into_iter().collect();
+            store::incarnations::among(&mut conn, &claimed).await?.into_iter().collect();
         let ids = incarnations.iter().map(|(id, _)| *id).collect();
         let (mut bases, mut networks) = (HashSet::new(), HashSet::new());
         for other in store::hosts::all_reached(&mut conn).await? {

@@ -19,7 +19,7 @@ use crate::store::work::Kind;
 /// Registers the host; with `dry_run`, says what would be and changes nothing.
 pub async fn create(app: &App, caller: &Caller, new: &NewHost, dry_run: bool) -> Result<Host> {
     authorize(caller, "create_host")?;
-    let name = new.check()?;
+    let name = new.check(app.config.allow_test_hosts)?;
     let mut write = match app.begin(caller, "create_host", &(new, dry_run)).await? {
         Begin::Replay(host) => return Ok(host),
         Begin::Fresh(write) => write,
@@ -83,7 +83,7 @@ pub async fn update(
     patch: &HostPatch,
 ) -> Result<Host> {
     authorize(caller, "update_host")?;
-    patch.check()?;
+    patch.check(app.config.allow_test_hosts)?;
     let mut write = match app.begin(caller, "update_host", &(id, patch)).await? {
         Begin::Replay(host) => return Ok(host),
         Begin::Fresh(write) => write,

@@ -42,7 +42,7 @@ impl App {
         input: &impl Serialize,
     ) -> Result<Begin<T>> {
         let mut write = Write {
-            tx: self.db.begin().await?,
+            tx: store::flush::begin_softly(&self.db).await?,
             app: self.clone(),
             now: self.clock.now(),
             actor: caller.into(),
@@ -120,7 +120,8 @@ impl Write {
         work::touch_afresh(&mut self.tx, kind, item, self.now).await
     }
 
-    /// Keeps `answer` for the idempotency key, commits, and tells the process.
+    /// Keeps `answer` for the idempotency key, commits, and tells the process. Returns when all of it is on the disk; whoever
+    /// waited for its locks, and the reconciler, do not wait for that.
     pub async fn commit(mut self, answer: &impl Serialize) -> Result<()> {
         if let Some((user, key)) = &self.key {
             let answer = serde_json::to_value(answer).map_err(Error::internal)?;
@@ -133,6 +134,6 @@ impl Write {
         if self.wake {
             self.app.changes.wake();
         }
-        Ok(())
+        self.app.changes.durable(&self.app.db).await
     }
 }

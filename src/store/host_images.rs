@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, ImageId};
 use crate::domain::image::ImageFormat;
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -109,6 +109,19 @@ pub async fn find(
         .fetch_optional(conn)
         .await?;
     Ok(row)
+}
+
+/// Whether the image's bytes are on the host.
+pub async fn is_present(conn: &mut PgConnection, host: HostId, image: ImageId) -> Result<bool> {
+    let present = sqlx::query_scalar(
+        "select exists (select from host_images p join images m on m.sha256 = p.sha256
+                        where m.id = $1 and p.host_id = $2 and p.present)",
+    )
+    .bind(image)
+    .bind(host)
+    .fetch_one(conn)
+    .await?;
+    Ok(present)
 }
 
 pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<HostImage>> {

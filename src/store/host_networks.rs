@@ -26,13 +26,17 @@ pub struct Entry {
     pub instance: crate::domain::id::InstanceId,
 }
 
-/// Serialises what is done to this network on this host, until the transaction ends.
+/// Serialises what is done to this network on this host, until the transaction ends; its commit does not wait for the disk,
+/// since whoever needs the network comes again after a crash.
 pub async fn lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))")
-        .bind(host)
-        .bind(network)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0)),
+                set_config('synchronous_commit', 'off', true)",
+    )
+    .bind(host)
+    .bind(network)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

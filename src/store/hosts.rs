@@ -58,6 +58,29 @@ pub async fn reached(conn: &mut PgConnection, id: HostId) -> Result<Option<Reach
     Ok(row)
 }
 
+pub async fn is_up(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    let up = sqlx::query_scalar("select health = 'up' from hosts where id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(up.unwrap_or(false))
+}
+
+/// Where a host is, and nothing of what it told of itself.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Address {
+    pub id: HostId,
+    pub uri: String,
+    pub pool_path: String,
+    pub host_uuid: Option<Uuid>,
+}
+
+pub async fn addresses(conn: &mut PgConnection) -> Result<Vec<Address>> {
+    let rows =
+        sqlx::query_as("select id, uri, pool_path, host_uuid from hosts").fetch_all(conn).await?;
+    Ok(rows)
+}
+
 pub async fn all_reached(conn: &mut PgConnection) -> Result<Vec<Reached>> {
     let rows = sqlx::query_as(reached!("order by id")).fetch_all(conn).await?;
     Ok(rows)

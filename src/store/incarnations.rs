@@ -19,10 +19,12 @@ pub struct Unplaced {
 }
 
 /// Those of `ids` that still want a host, locked against another placer. While the cloud is held, one that is older than the
-/// hold may have been placed by a later state of the database, and is not placed a second time.
+/// hold may have been placed by a later state of the database, and is not placed a second time. The transaction's commit does
+/// not wait for the disk: what is to run on a claim is started only after a later one that does.
 pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Result<Vec<Unplaced>> {
     let rows = sqlx::query_as(
-        "select i.id, i.tenant_id, i.vcpus, i.memory_mib, i.disk_gib, i.traits
+        "select i.id, i.tenant_id, i.vcpus, i.memory_mib, i.disk_gib, i.traits,
+                set_config('synchronous_commit', 'off', true)
          from instances i
          where i.id = any($1) and i.wanted in ('running', 'paused')
            and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
@@ -144,10 +146,16 @@ pub async fn on_host(
     Ok(rows)
 }
 
-/// Every incarnation there is, wherever its row says it lives: a host may be registered a second time under another identity,
-/// and what is alive in the first one's eyes is no orphan in the second's.
-pub async fn all(conn: &mut PgConnection) -> Result<Vec<(IncarnationId, InstanceId)>> {
-    let rows = sqlx::query_as("select id, instance_id from incarnations").fetch_all(conn).await?;
+/// Those of `ids` that there are, wherever their rows say they live: a host may be registered a second time under another
+/// identity, and what is alive in the first one's eyes is no orphan in the second's.
+pub async fn among(
+    conn: &mut PgConnection,
+    ids: &[IncarnationId],
+) -> Result<Vec<(IncarnationId, InstanceId)>> {
+    let rows = sqlx::query_as("select id, instance_id from incarnations where id = any($1)")
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
     Ok(rows)
 }
 

@@ -156,17 +156,16 @@ pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<
     Ok(())
 }
 
+/// The statement of `get`, which the benchmarks run by themselves, too.
+pub const GET: &str = records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)");
+
 /// `scope`: the tenant whose instance it must be; `None` for an admin and for the reconciler.
 pub async fn get(
     conn: &mut PgConnection,
     scope: Option<TenantId>,
     id: InstanceId,
 ) -> Result<Option<Record>> {
-    let record = sqlx::query_as(records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)"))
-        .bind(id)
-        .bind(scope)
-        .fetch_optional(conn)
-        .await?;
+    let record = sqlx::query_as(GET).bind(id).bind(scope).fetch_optional(conn).await?;
     Ok(record)
 }
 
@@ -196,23 +195,26 @@ pub struct Filter {
     pub host: Option<HostId>,
 }
 
+/// The statement of `list`.
+pub const LIST: &str = records!(
+    "i.id > $1
+       and ($2::uuid is null or i.tenant_id = $2)
+       and ($3::text is null or i.name = $3)
+       and i.labels @> $4
+       and ($5::uuid is null or c.host_id = $5)
+     order by i.id limit $6"
+);
+
 pub async fn list(conn: &mut PgConnection, filter: &Filter, page: &Page) -> Result<Vec<Record>> {
-    let records = sqlx::query_as(records!(
-        "i.id > $1
-           and ($2::uuid is null or i.tenant_id = $2)
-           and ($3::text is null or i.name = $3)
-           and i.labels @> $4
-           and ($5::uuid is null or c.host_id = $5)
-         order by i.id limit $6"
-    ))
-    .bind(page.after)
-    .bind(filter.tenant)
-    .bind(&filter.name)
-    .bind(Json(&filter.labels))
-    .bind(filter.host)
-    .bind(page.fetch())
-    .fetch_all(conn)
-    .await?;
+    let records = sqlx::query_as(LIST)
+        .bind(page.after)
+        .bind(filter.tenant)
+        .bind(&filter.name)
+        .bind(Json(&filter.labels))
+        .bind(filter.host)
+        .bind(page.fetch())
+        .fetch_all(conn)
+        .await?;
     Ok(records)
 }
 

@@ -6,6 +6,7 @@ pub mod cloud;
 mod constraint;
 pub mod events;
 pub mod flavors;
+pub mod flush;
 pub mod fsck;
 pub mod generations;
 pub mod host_images;

@@ -82,13 +82,15 @@ pub async fn touch_afresh(
     item: Uuid,
     due: Time,
 ) -> Result<()> {
-    touch(conn, kind, item, due).await?;
     sqlx::query(
-        "update work set attempts = 0, failing_since = null, stalled_at = null, reason = null
-         where kind = $1 and item = $2",
+        "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
+         on conflict (kind, item) do update
+         set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1,
+             attempts = 0, failing_since = null, stalled_at = null, reason = null",
     )
     .bind(kind)
     .bind(item)
+    .bind(due)
     .execute(conn)
     .await?;
     Ok(())
@@ -104,6 +106,9 @@ pub async fn hasten(conn: &mut PgConnection, now: Time) -> Result<()> {
 }
 
 /// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over.
+///
+/// Its commit does not wait for the disk: a lease that a crash of the database takes back is as one that ran out. The sequence
+/// of epochs may be taken back too; the clock's microseconds, which are added, see to it that none is given a second time.
 pub async fn claim(
     conn: &mut PgConnection,
     owner: Uuid,
@@ -112,8 +117,8 @@ pub async fn claim(
     now: Time,
 ) -> Result<Vec<Lease>> {
     let leases = sqlx::query_as(
-        "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch')
-         from (select kind, item from work
+        "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
+         from (select kind, item, set_config('synchronous_commit', 'off', true) from work
                where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
@@ -123,6 +128,7 @@ pub async fn claim(
     .bind(now + length)
     .bind(now)
     .bind(limit)
+    .bind(now.timestamp_micros())
     .fetch_all(conn)
     .await?;
     Ok(leases)
@@ -138,8 +144,26 @@ pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
     .bind(lease.epoch)
     .fetch_optional(conn)
     .await?;
-    held.map(|_| ())
-        .ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
+    held.map(|_| ()).ok_or_else(lost)
+}
+
+/// `guard` of a transaction whose commit does not wait for the disk: of what was seen, and of what the next look finds again
+/// where a crash of the database takes it back. What is committed later never survives without it.
+pub async fn guard_softly(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
+    let held: Option<i64> = sqlx::query_scalar(
+        "select epoch, set_config('synchronous_commit', 'off', true) from work
+         where kind = $1 and item = $2 and epoch = $3 for update",
+    )
+    .bind(lease.kind)
+    .bind(lease.item)
+    .bind(lease.epoch)
+    .fetch_optional(conn)
+    .await?;
+    held.map(|_| ()).ok_or_else(lost)
+}
+
+fn lost() -> Error {
+    Error::conflict("lease-lost", "another worker has taken this item over")
 }
 
 /// Whose an item is.
@@ -194,7 +218,8 @@ pub struct Failure {
     pub stalled_at: Option<Time>,
 }
 
-/// Gives the lease back with the outcome. An item that was touched meanwhile is due at once.
+/// Gives the lease back with the outcome. An item that was touched meanwhile is due at once. Its commit does not wait for the
+/// disk: where a crash of the database takes it back, the lease runs out and the next holder looks anew.
 pub async fn settle(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -203,7 +228,8 @@ pub async fn settle(
 ) -> Result<bool> {
     let failure = settled.failure.as_ref();
     let done = sqlx::query(
-        "update work set
+        "with soft as materialized (select set_config('synchronous_commit', 'off', true) as set)
+         update work set
              lease_owner = null, lease_until = null,
              due_at = case when touched > $4 then $5 else coalesce($6, 'infinity') end,
              reason = $7,
@@ -213,7 +239,8 @@ pub async fn settle(
              last_error = coalesce($11, last_error),
              last_error_kind = coalesce($12, last_error_kind),
              last_error_at = coalesce($13, last_error_at)
-         where kind = $1 and item = $2 and epoch = $3",
+         from soft
+         where soft.set = 'off' and kind = $1 and item = $2 and epoch = $3",
     )
     .bind(lease.kind)
     .bind(lease.item)

@@ -175,7 +175,9 @@ async fn app(
     let flags = Flags::default()
         .set("state_dir", dir.to_string_lossy())
         // Limits have tests of their own, and all tests log in from one address.
-        .set("login_attempts_per_minute", "10000");
+        .set("login_attempts_per_minute", "10000")
+        // Registering needs a URI, and most tests no host at it.
+        .set("allow_test_hosts", "true");
     let cloud = Uuid::new_v4();
     let host = Arc::new(FakeHost::new(cloud, clock.clone()));
     let (hosts, signals) = Hosts::fake([(HOST, Arc::clone(&host))]);

@@ -1,5 +1,6 @@
 //! A few connections a host, opened when needed, checked out for one call at a time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::ffi;
 use crate::hypervisor::{Fault, FaultKind, xml};
 
 /// libvirtd serves five calls a connection and twenty workers in all: four connections keep a host busy.
-const MAX: usize = 4;
+pub const MAX: usize = 4;
 /// How long a call waits for a connection while all are taken; the caller's own deadline is mostly shorter.
 const WAIT: Duration = Duration::from_secs(60);
 /// A host that answers no ping for 5 s × 3 is gone.
@@ -21,6 +22,8 @@ pub struct Connections {
     uri: String,
     /// Whose UUID the host must have.
     expect: Option<Uuid>,
+    most: usize,
+    opened: AtomicU64,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -49,8 +52,15 @@ pub fn open(uri: &str) -> Result<Connect, Fault> {
 }
 
 impl Connections {
-    pub fn new(uri: String, expect: Option<Uuid>) -> Self {
-        Self { uri, expect, state: Mutex::default(), returned: Condvar::new() }
+    /// At most `most` of them at a time.
+    pub fn new(uri: String, expect: Option<Uuid>, most: usize) -> Self {
+        let opened = AtomicU64::new(0);
+        Self { uri, expect, most, opened, state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// How many were opened so far.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
     }
 
     /// Runs `call`; once more on a new connection where an old one turns out to be lost: every call is an ensure.
@@ -88,7 +98,7 @@ impl Connections {
                 }
                 state.open -= 1;
             }
-            if state.open < MAX {
+            if state.open < self.most {
                 state.open += 1;
                 break;
             }
@@ -96,14 +106,16 @@ impl Connections {
                 self.returned.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner);
             if timeout.timed_out() {
                 return Err(Fault::unreachable(format!(
-                    "connect to {}: all {MAX} connections have been busy for {} s",
+                    "connect to {}: all {} connections have been busy for {} s",
                     self.uri,
+                    self.most,
                     WAIT.as_secs()
                 )));
             }
             state = next;
         }
         drop(state);
+        self.opened.fetch_add(1, Ordering::AcqRel);
         let opened = open(&self.uri).and_then(|conn| self.verify(&conn).map(|()| (conn, false)));
         opened.inspect_err(|_| self.forget())
     }

@@ -23,11 +23,6 @@ pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault>
     }
 }
 
-pub fn all(conn: &Connect) -> Result<Vec<DomainSeen>, Fault> {
-    let domains = conn.list_all_domains(0).map_err(during("list the host's domains"))?;
-    domains.iter().filter_map(|domain| see(domain).transpose()).collect()
-}
-
 fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     present(&format!("find domain {id}"), conn.lookup_domain_by_uuid(id.0))
 }
@@ -42,7 +37,7 @@ pub fn present<T>(what: &str, answer: Result<T, Error>) -> Result<Option<T>, Fau
 }
 
 /// `None`: it went away while it was looked at.
-fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
+pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     let Some(text) = present("read a domain", domain.xml_desc(0))? else { return Ok(None) };
     let Some(state) = present("read a domain's state", ffi::state(domain))? else {
         return Ok(None);
@@ -51,7 +46,7 @@ fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent }))
 }
 
-fn power(state: sys::virDomainState) -> Power {
+pub fn power(state: sys::virDomainState) -> Power {
     match state {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,

@@ -11,12 +11,73 @@ use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFo
 use crate::reconcile::{Outcome, Trouble, fault, host_images, host_networks};
 use crate::store;
 
+/// What a start needs and was not made whole yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing {
+    pub disk: bool,
+    pub seed: bool,
+}
+
 impl Look<'_> {
-    pub(super) async fn create_disk(
+    /// All that is missing, and then the start, with no look between: the host has just said that there is no domain, and
+    /// answers for what it made. Disk, seed and networks are made side by side, as none needs another.
+    pub(super) async fn make(
         &self,
         incarnation: IncarnationId,
         host: HostId,
-    ) -> Result<(), Trouble> {
+        missing: Missing,
+    ) -> Result<Outcome, Trouble> {
+        if let Some(wait) = self.slowed_down() {
+            return Ok(wait);
+        }
+        if missing.disk || missing.seed {
+            // Parts that nothing owns are swept.
+            self.ctx.confirm_lease(self.lease).await?;
+        }
+        let disk =
+            async { if missing.disk { self.create_disk(incarnation, host).await } else { Ok(()) } };
+        let seed =
+            async { if missing.seed { self.write_seed(incarnation, host).await } else { Ok(()) } };
+        // Each to its end, whatever becomes of the others: nothing is still being made when the next attempt begins.
+        let (disk, seed, networks) = tokio::join!(disk, seed, self.networks(host));
+        (disk?, seed?, networks?);
+        self.start(incarnation, host, missing).await
+    }
+
+    /// A guest that ends soon after each start is started ever more slowly.
+    fn slowed_down(&self) -> Option<Outcome> {
+        if self.record.quick_exits == 0 || self.record.observed_boot != Some(self.record.boot) {
+            return None;
+        }
+        let config = &self.ctx.config;
+        let pause = config
+            .backoff_min
+            .saturating_mul(1 << self.record.quick_exits.clamp(0, 12))
+            .min(config.backoff_max);
+        let ready = self.record.observed_at.unwrap_or(self.now)
+            + TimeDelta::from_std(pause).unwrap_or(TimeDelta::zero());
+        (self.now < ready).then(|| {
+            let why = format!(
+                "the guest ended {} times within {} s of its start: starting again at {}",
+                self.record.quick_exits,
+                QUICK_EXIT.num_seconds(),
+                ready.to_rfc3339()
+            );
+            Outcome::wait(ready - self.now, why)
+        })
+    }
+
+    async fn networks(&self, host: HostId) -> Result<(), Trouble> {
+        let networks: std::collections::BTreeSet<_> =
+            self.ports.iter().map(|p| p.network_id).collect();
+        for network in networks {
+            host_networks::settle(self.ctx, host, network).await?;
+            fault::point("network_made");
+        }
+        Ok(())
+    }
+
+    async fn create_disk(&self, incarnation: IncarnationId, host: HostId) -> Result<(), Trouble> {
         let blob = host_images::blob(self.ctx, self.record.image_id).await?;
         let base = store::host_images::volume_name(&blob.sha256, blob.format);
         let overlay = Overlay {
@@ -26,7 +87,6 @@ impl Look<'_> {
             capacity_bytes: u64::try_from(self.record.disk_gib).unwrap_or(0) << 30,
         };
         fault::point("disk_creating");
-        self.ctx.confirm(self.lease).await?;
         let made = self
             .ctx
             .host(host, "create the disk", move |host| {
@@ -46,17 +106,10 @@ impl Look<'_> {
             return Err(fault.into());
         }
         fault::point("disk_created");
-        let mut tx = self.ctx.write(self.lease).await?;
-        store::incarnations::set_made(&mut tx, incarnation, true, self.record.seed_made).await?;
-        tx.commit().await?;
         Ok(())
     }
 
-    pub(super) async fn write_seed(
-        &self,
-        incarnation: IncarnationId,
-        host: HostId,
-    ) -> Result<(), Trouble> {
+    async fn write_seed(&self, incarnation: IncarnationId, host: HostId) -> Result<(), Trouble> {
         let data =
             store::instances::seed_data(&mut *self.ctx.conn().await?, self.record.id).await?;
         let Some(data) = data else { return Ok(()) };
@@ -80,50 +133,34 @@ impl Look<'_> {
             length: bytes.len() as u64,
             virtual_bytes: bytes.len() as u64,
         };
-        self.ctx.confirm(self.lease).await?;
         self.ctx
             .host(host, "write the seed", move |host| {
                 host.upload(&upload, &mut bytes.as_slice(), &mut |_| true)
             })
             .await?;
         fault::point("seed_written");
-        let mut tx = self.ctx.write(self.lease).await?;
-        store::incarnations::set_made(&mut tx, incarnation, true, true).await?;
-        tx.commit().await?;
         Ok(())
     }
 
-    pub(super) async fn start(
+    async fn start(
         &self,
         incarnation: IncarnationId,
         host: HostId,
+        missing: Missing,
     ) -> Result<Outcome, Trouble> {
-        if self.record.quick_exits > 0 && self.record.observed_boot == Some(self.record.boot) {
-            let pause = self
-                .ctx
-                .config
-                .backoff_min
-                .saturating_mul(1 << self.record.quick_exits.clamp(0, 12))
-                .min(self.ctx.config.backoff_max);
-            let ready = self.record.observed_at.unwrap_or(self.now)
-                + TimeDelta::from_std(pause).unwrap_or(TimeDelta::zero());
-            if self.now < ready {
-                let why = format!(
-                    "the guest ended {} times within {} s of its start: starting again at {}",
-                    self.record.quick_exits,
-                    QUICK_EXIT.num_seconds(),
-                    ready.to_rfc3339()
-                );
-                return Ok(Outcome::wait(ready - self.now, why));
-            }
+        // Somebody may have changed the wish, or taken the item over, while the parts were made. What was made is noted here,
+        // in one commit that waits for the disk, and with it for all that was committed before, the claim on this host among
+        // it: what runs is never unknown to the database.
+        let mut tx = self.ctx.write(self.lease).await?;
+        if missing.disk || missing.seed {
+            store::incarnations::set_made(&mut tx, incarnation, true, true).await?;
         }
-        let networks: std::collections::BTreeSet<_> =
-            self.ports.iter().map(|p| p.network_id).collect();
-        for network in networks {
-            host_networks::settle(self.ctx, host, network).await?;
-            fault::point("network_made");
+        let current = store::instances::lock(&mut tx, None, self.record.id).await?;
+        let reached = store::hosts::reached(&mut tx, host).await?;
+        tx.commit().await?;
+        if current.is_none_or(|current| current.revision != self.record.revision) {
+            return Ok(Outcome::Again);
         }
-        let reached = store::hosts::reached(&mut *self.ctx.conn().await?, host).await?;
         let Some(reached) = reached else { return Ok(Outcome::Again) };
         let spec = DomainSpec {
             stamp: Stamp {
@@ -150,13 +187,6 @@ impl Look<'_> {
                 })
                 .collect(),
         };
-        // Somebody may have changed the wish, or taken the item over, while networks were made.
-        let mut tx = self.ctx.write(self.lease).await?;
-        let current = store::instances::lock(&mut tx, None, self.record.id).await?;
-        if current.is_none_or(|current| current.revision != self.record.revision) {
-            return Ok(Outcome::Again);
-        }
-        drop(tx);
         self.ctx.host(host, "start", move |host| host.start(&spec)).await?;
         fault::point("started");
         Ok(Outcome::Again)

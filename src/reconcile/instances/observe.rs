@@ -73,7 +73,7 @@ pub async fn observe(
     if same {
         return Ok(record);
     }
-    let mut tx = ctx.write(lease).await?;
+    let mut tx = ctx.note(lease).await?;
     if store::instances::observe(&mut tx, record.id, &seen, now).await? {
         if before.0 != after.0 || before.1 != after.1 || before.2 != after.2 {
             let detail = json!({

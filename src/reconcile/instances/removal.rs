@@ -8,7 +8,7 @@ use super::{Look, subject};
 use crate::domain::event::Outcome as EventOutcome;
 use crate::domain::id::{HostId, IncarnationId};
 use crate::domain::volume::{disk_name, seed_name};
-use crate::reconcile::{Context, Trouble, fault, host_images, host_networks};
+use crate::reconcile::{Context, Outcome, Trouble, fault, host_images, host_networks};
 use crate::store;
 use crate::store::work::{self, Kind};
 
@@ -38,11 +38,17 @@ pub async fn clean_host(
 }
 
 impl Look<'_> {
-    pub(super) async fn clean(
+    pub(super) async fn remove(
         &self,
         incarnation: IncarnationId,
         host: HostId,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Outcome, Trouble> {
+        self.clean(incarnation, host).await?;
+        self.forget(Some((incarnation, host))).await?;
+        Ok(Outcome::Gone)
+    }
+
+    async fn clean(&self, incarnation: IncarnationId, host: HostId) -> Result<(), Trouble> {
         clean_host(self.ctx, incarnation, host).await?;
         for network in self.ports.iter().map(|p| p.network_id).collect::<BTreeSet<_>>() {
             host_networks::settle(self.ctx, host, network).await?;
