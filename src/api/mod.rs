@@ -1,6 +1,7 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
 mod auth;
+mod bounds;
 pub mod document;
 pub mod documents;
 mod event_stream;
@@ -19,6 +20,7 @@ pub mod networks;
 mod openapi30;
 pub mod ports;
 pub mod problem;
+mod proxy;
 pub mod reply;
 mod serve;
 mod tenants;

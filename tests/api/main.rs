@@ -7,6 +7,7 @@ mod sse;
 
 mod auth;
 mod cli;
+mod conformance;
 mod authorize;
 mod documents;
 mod events;
