@@ -156,10 +156,8 @@ fn header(
     if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.name == name)) {
         return;
     }
-    let mut schema = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .min_length(Some(min))
-        .max_length(Some(max));
+    let mut schema =
+        ObjectBuilder::new().schema_type(Type::String).min_length(Some(min)).max_length(Some(max));
     if name.starts_with("If-") {
         schema = schema.format(Some(SchemaFormat::Custom("etag".into())));
     }

@@ -45,27 +45,32 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
                 "send the body as it is, without Content-Encoding",
             ));
         }
-        // Half the request's time is left for the work.
-        let patience = app.config.request_timeout / 2;
-        let body = tokio::time::timeout(patience, Bytes::from_request(request, app));
-        let body = body.await.map_err(|_elapsed| too_slow(patience))?.map_err(|rejection| {
-            Problem::new(
-                rejection.status(),
-                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                    "too-large"
-                } else {
-                    "unreadable-body"
-                },
-                "Unreadable body",
-                format!(
-                    "{}: the limit is {} bytes",
-                    rejection.body_text(),
-                    app.config.body_limit_bytes
-                ),
-            )
-        })?;
+        let body = whole_body(request, app).await?;
         parse(&body).map(Self)
     }
+}
+
+/// All of the body, if it is not too large and comes in half the request's time: the other half is left for the work.
+async fn whole_body(request: Request, app: &App) -> Result<Bytes, Problem> {
+    let limit = app.config.body_limit_bytes;
+    let too_large = |what: &str| {
+        let detail = format!("{what}: the limit is {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Unreadable body", detail)
+    };
+    // One that says so itself is not read up to the limit first.
+    let said = request.body().size_hint().lower();
+    if said > limit {
+        return Err(too_large(&format!("the body has {said} bytes")));
+    }
+    let patience = app.config.request_timeout / 2;
+    let body = tokio::time::timeout(patience, Bytes::from_request(request, app));
+    body.await.map_err(|_elapsed| too_slow(patience))?.map_err(|rejection| {
+        let (status, text) = (rejection.status(), rejection.body_text());
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return too_large(&text);
+        }
+        Problem::new(status, "unreadable-body", "Unreadable body", text)
+    })
 }
 
 fn too_slow(patience: Duration) -> Problem {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json as Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -352,19 +352,15 @@ async fn console(
 ) -> Result<Response, Problem> {
     let max = query.limit.map_or(instances::CONSOLE_MAX, |limit| limit as usize);
     if !(1..=instances::CONSOLE_MAX).contains(&max) {
-        return Err(
-            Error::field("?limit", format!("must be 1 to {}", instances::CONSOLE_MAX)).into()
-        );
+        let detail = format!("must be 1 to {}", instances::CONSOLE_MAX);
+        return Err(Error::field("?limit", detail).into());
     }
     let bytes = instances::console(&app, &caller, id, query.offset, max).await?;
     let mut headers = HeaderMap::new();
     // Text that a guest wrote: never to be taken for anything else.
-    headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    headers.insert("x-next-offset", header::HeaderValue::from(query.offset + bytes.len() as u64));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("x-next-offset", HeaderValue::from(query.offset + bytes.len() as u64));
     Ok((StatusCode::OK, headers, bytes).into_response())
 }
 

@@ -78,7 +78,11 @@ async fn next(
         match accepted {
             Ok(connection) => return Some(connection),
             // That one is gone; the listener is well.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
             Err(error) => {
                 // Out of file descriptors, most likely: it passes when others end.
                 tracing::error!(%error, "connections cannot be accepted; trying again in a second");

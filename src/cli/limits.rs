@@ -6,7 +6,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Set before anything is opened or started; what the process starts inherits the limits.
 pub fn set(connections: u32) -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).context("the limit of core dumps is unknown")?;
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_CORE).context("the limit of core dumps is unknown")?;
     // The soft limit only: a guest's QEMU may be told otherwise by whoever looks for a fault in it.
     setrlimit(Resource::RLIMIT_CORE, 0, hard).context("core dumps cannot be switched off")?;
     // Nor may another process of the same user look into this one.

@@ -79,7 +79,9 @@ fn parameter_format(name: &str, operation_id: &str) -> Option<&'static str> {
 
 /// Only text that has none yet takes a format.
 fn set_format(schema: &mut Value, format: &str) {
-    let text = |kind: &Value| kind == "string" || kind.as_array().is_some_and(|all| all.contains(&json!("string")));
+    let text = |kind: &Value| {
+        kind == "string" || kind.as_array().is_some_and(|all| all.contains(&json!("string")))
+    };
     if text(&schema["type"])
         && let Some(object) = schema.as_object_mut()
     {
