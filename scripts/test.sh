@@ -22,6 +22,7 @@ say() { echo "test: $*"; }
 scripts/setup.sh all
 as_root true
 scripts/guest.sh
+scripts/schemathesis.sh >/dev/null
 
 say "compiling"
 cargo test "${targets[@]}" --no-run

@@ -23,7 +23,7 @@ use crate::domain::password::Password;
 use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
 use crate::reconcile::placer::Placer;
 use crate::service::bootstrap::{self, Bootstrap, Bootstrapped};
-use crate::service::{App, Parts, images};
+use crate::service::{App, Parts, images, upkeep};
 use crate::store::changes::Changes;
 use crate::{api, reconcile, store};
 
@@ -31,6 +31,8 @@ use crate::{api, reconcile, store};
 const SIGNALS: usize = 4096;
 /// How long a start waits for the local host's first answer: a cold libvirt probes QEMU first.
 const HOST_PATIENCE: Duration = Duration::from_secs(20);
+/// How often what must be forgotten is looked for.
+const UPKEEP: Duration = Duration::from_secs(300);
 /// Name of the image that `up` offers.
 const GUEST_IMAGE: &str = "pileus-guest";
 
@@ -203,7 +205,21 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
     loops.spawn(reconcile::sweep::run(run));
     loops.spawn(upkeep::run(app.clone()));
     loops.spawn(reconcile::wake_on_signals(ctx, signals, shutdown));
+    loops.spawn(keep_up(app.clone()));
     Ok(loops)
+}
+
+/// Forgets what has had its time, and rotates keys; where it fails, the next round does it.
+async fn keep_up(app: App) {
+    loop {
+        if let Err(error) = upkeep::run_once(&app).await {
+            tracing::warn!(%error, "upkeep failed; it is tried again in {} s", UPKEEP.as_secs());
+        }
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+    }
 }
 
 /// A loop that ends while the server should run leaves a server that only seems to work: the process ends too, and

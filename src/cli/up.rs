@@ -24,6 +24,7 @@ const SPARE_CONNECTIONS: u32 = 30;
 pub async fn run(flags: Flags) -> Result<()> {
     let config = Config::from_process(&flags)?;
     super::logging::init(&config)?;
+    super::limits::set(config.max_connections)?;
     let stop = CancellationToken::new();
     super::signals::stop_at(stop.clone(), config.shutdown_deadline)?;
     let state = Arc::new(StateDir::open(&config.state_dir)?);

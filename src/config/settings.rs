@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::value::{LogFormat, Secret};
 use crate::domain::host::VirtType;
@@ -98,6 +98,7 @@ settings! {
         metrics_listen: Option<SocketAddr> = "", "Address and port of /metrics; not set: no metrics are served";
         public_url: Option<String> = "", "The URL that clients reach the API at, where it is not http://LISTEN";
         cors_origins: String = "", "Origins of web pages that may use the API, comma-separated, such as https://console.example.org; not set: none";
+        trusted_proxies: Vec<IpNet> = "", "Addresses of proxies before the API, as comma-separated CIDRs: they are believed what X-Forwarded-For says; not set: none";
         log: String = "info", "What is logged: error, warn, info, debug, trace, or directives such as info,pileus::reconcile=debug";
         log_format: LogFormat = "text" of ["text", "json"], "How log lines are written";
         shutdown_deadline: Duration[s] = "15" in 1..=300, "After SIGTERM, how long running requests and steps may take to end";
@@ -115,6 +116,10 @@ settings! {
         body_limit_bytes: u64 = "1048576" in 4096..=67108864, "Largest JSON body";
         request_timeout: Duration[s] = "30" in 1..=600, "Longest time for a request that neither waits, uploads nor streams";
         wait_max: Duration[s] = "600" in 1..=3600, "Longest ?timeout= of a waiting request";
+        header_timeout: Duration[s] = "60" in 1..=3600, "Longest time for the head of a request, from the connection's start or the end of the request before";
+        max_connections: u32 = "10000" in 16..=1000000, "Most connections at a time; more are answered with 503 and closed";
+        tenant_rate: u32 = "1000" in 1..=1000000, "Most requests of a tenant in a second, over time; admins of the cloud are not counted";
+        tenant_burst: u32 = "2000" in 1..=1000000, "Most requests of a tenant at once, after a pause";
         max_requests: u32 = "512" in 8..=100000, "Most requests worked on at a time, without those that wait, upload or stream";
         max_waits: u32 = "1000" in 1..=100000, "Most waiting requests at a time";
         max_uploads: u32 = "4" in 1..=256, "Most image uploads, and most downloads, at a time";

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::settings::Setting;
 use crate::domain::host::VirtType;
@@ -115,6 +115,20 @@ impl Value for Ipv4Net {
             return Err(format!("the network of this address is {}: give that", net.trunc()));
         }
         Ok(net)
+    }
+}
+
+impl Value for Vec<IpNet> {
+    fn parse(text: &str, _: &Setting) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let net = |item: &str| {
+            // One address is a net of its own.
+            let single = || item.parse().ok().map(|address: std::net::IpAddr| address.into());
+            item.parse().ok().or_else(single).ok_or_else(|| {
+                format!("{item} is no CIDR: give some such as 10.0.0.0/8, 2001:db8::/32")
+            })
+        };
+        items.map(net).collect()
     }
 }
 

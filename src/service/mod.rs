@@ -17,6 +17,7 @@ pub mod memberships;
 pub mod networks;
 pub mod ports;
 pub mod quota;
+mod rates;
 pub mod stalled;
 pub mod tenants;
 pub mod tokens;
@@ -50,6 +51,7 @@ pub struct App(Arc<Inner>);
 struct Inner {
     parts: Parts,
     limits: Limits,
+    rates: rates::Rates,
     beats: Beats,
     auth: auth::Auth,
 }
@@ -70,13 +72,19 @@ pub struct Parts {
 impl App {
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
+        let rates = rates::Rates::new(&parts.config, &parts.clock);
         let auth = auth::Auth::new(&parts.config, &parts.clock);
-        Self(Arc::new(Inner { parts, limits, beats: Beats::default(), auth }))
+        Self(Arc::new(Inner { parts, limits, rates, beats: Beats::default(), auth }))
     }
 
     /// How much this process works on at a time.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// How often each tenant may ask this process.
+    pub fn rates(&self) -> &rates::Rates {
+        &self.0.rates
     }
 
     /// The loops of this process: each registers and says that it lives, or `/readyz` names it.

@@ -26,6 +26,7 @@ pub async fn run_once(app: &App) -> Result<Forgotten> {
     let now = app.clock.now();
     auth::rotate_keys(app).await?;
     app.auth().limits.forget();
+    app.rates().forget();
     let keys = before(now, app.config.idempotency_ttl);
     let events = before(now, app.config.event_retention);
     let mut done = Forgotten::default();
