@@ -5,7 +5,7 @@
 #
 #   build   compiling Pileus (the Rust toolchain is only checked for)
 #   run     libvirt, QEMU, networking tools, PostgreSQL's programs
-#   guest   building and checking the guest image, scripts/guest.sh
+#   guest   building and checking the guest images, scripts/guest.sh and scripts/debian-image.sh
 #   test    what only tests need: a Python to run schemathesis with
 #
 # Run it as root or as a user with sudo. It starts and enables no service, and
@@ -34,7 +34,7 @@ command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
 build=(build-essential pkg-config libvirt-dev curl ca-certificates jq git)
 run=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils
     dnsmasq-base iptables nftables iproute2 postgresql openssh-client curl jq)
-guest=(qemu-system-x86 qemu-utils mtools cpio zstd xz-utils xorriso openssh-client jq)
+guest=(qemu-system-x86 qemu-utils mtools cpio zstd xz-utils xorriso mmdebstrap e2fsprogs openssh-client jq)
 test=(python3-venv)
 # Packages that only some releases have, or have outside libvirt-daemon-system.
 if_there=(libvirt-daemon-driver-qemu)

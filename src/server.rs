@@ -131,7 +131,12 @@ async fn begin(app: &App, local: &Local) -> Result<()> {
             tracing::warn!(uri = host.uri, "libvirt does not answer yet: GET /v1/hosts says why");
         }
     }
-    bootstrap::first_network(app, begun).await.context("the default network was not made")?;
+    // A user's own libvirt may make no bridge: where there is no network, an instance begins without one, and runs.
+    let session =
+        |host: &LocalHost| host.uri.split('?').next().is_some_and(|uri| uri.ends_with("/session"));
+    if !local.host.as_ref().is_some_and(session) {
+        bootstrap::first_network(app, begun).await.context("the default network was not made")?;
+    }
     match guest_image(&app.config) {
         Some(path) => {
             let image = images::ensure_public(app, begun.tenant, GUEST_IMAGE, &path).await;

@@ -1,5 +1,6 @@
 //! The adapter over libvirt: `Hypervisor` for any host that libvirt reaches by a URI, with no agent of ours on it.
 
+mod agent;
 mod connections;
 mod consoles;
 mod domains;
@@ -33,6 +34,7 @@ pub struct Libvirt {
     arch: OnceLock<String>,
     consoles: consoles::Freshness,
     known: known::Known,
+    agents: agent::Turn,
     watchers: Mutex<Vec<Watcher>>,
     /// The cloud has given the host up.
     left: AtomicBool,
@@ -46,6 +48,7 @@ impl Libvirt {
             arch: OnceLock::new(),
             consoles: consoles::Freshness::default(),
             known: known::Known::default(),
+            agents: agent::Turn::default(),
             watchers: Mutex::default(),
             left: AtomicBool::default(),
         }
@@ -104,7 +107,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn agent_ping(&self, id: InstanceId) -> Result<bool, Fault> {
-        self.connections.with(|conn| domains::agent_ping(conn, id))
+        self.connections.with(|conn| agent::ping(conn, id))
+    }
+
+    fn agent_file(&self, id: InstanceId, path: &str, max: usize) -> Result<Option<Vec<u8>>, Fault> {
+        self.connections.with(|conn| agent::file(conn, &self.agents, id, path, max))
     }
 
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault> {

@@ -49,6 +49,9 @@ pub trait Hypervisor: Send + Sync {
     fn resume(&self, id: InstanceId) -> Result<(), Fault>;
     /// Whether the guest agent answers a ping within two seconds. `false` if there is no domain or no agent.
     fn agent_ping(&self, id: InstanceId) -> Result<bool, Fault>;
+    /// Up to `max` bytes of a file in the guest, as its agent reads it: the guest's word. `None` if there is no domain, no such
+    /// file, or no reading of it now; `Transient` if the agent does not answer within two seconds.
+    fn agent_file(&self, id: InstanceId, path: &str, max: usize) -> Result<Option<Vec<u8>>, Fault>;
 
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault>;
     /// Every volume in our pool of this host, after a refresh: slow, for the sweeper.

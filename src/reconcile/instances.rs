@@ -26,6 +26,8 @@ pub(super) use removal::{clean_host, wake_unplaced};
 const QUICK_EXIT: TimeDelta = TimeDelta::seconds(10);
 /// For so long after a start its addresses and its agent are looked for.
 const WATCH_ADDRESSES: TimeDelta = TimeDelta::minutes(10);
+/// And its cloud-init, which may install half a distribution, for so long.
+const WATCH_CLOUD_INIT: TimeDelta = TimeDelta::hours(1);
 /// How often capacity is looked for when nobody says that some came free.
 const PLACE_AGAIN: TimeDelta = TimeDelta::seconds(5);
 
@@ -50,7 +52,8 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     {
         return Ok(hold::wait());
     }
-    Look { ctx, lease, record: &record, ports: &ports, now }.take(step).await
+    let silent = sight.agent_silent;
+    Look { ctx, lease, record: &record, ports: &ports, silent, now }.take(step).await
 }
 
 /// Whether the step would end a guest that this database may be too old to know: one of another incarnation, or of a later
@@ -75,6 +78,8 @@ struct Look<'a> {
     lease: &'a Lease,
     record: &'a Record,
     ports: &'a [PortView],
+    /// Whether the guest agent let us wait in vain.
+    silent: bool,
     now: Time,
 }
 
@@ -165,7 +170,7 @@ impl Look<'_> {
         }
     }
 
-    /// At rest, but for the young guest whose addresses and agent somebody may wait for.
+    /// At rest, but for the young guest whose addresses, agent and cloud-init somebody may wait for.
     fn rest(&self) -> Outcome {
         let Some(start) =
             self.record.started_at.filter(|_| self.record.observed_power == Power::Running)
@@ -173,18 +178,19 @@ impl Look<'_> {
             return Outcome::rest();
         };
         let age = self.now - start;
+        let seldom = (age / 20).max(TimeDelta::seconds(1));
         let complete =
             self.record.agent && self.ports.iter().all(|p| self.record.saw_address(p.address));
-        Outcome::Settled {
-            next: if complete || age >= WATCH_ADDRESSES {
-                None
-            } else if age < TimeDelta::seconds(30) {
-                Some(TimeDelta::milliseconds(300))
-            } else {
-                Some((age / 20).max(TimeDelta::seconds(1)))
-            },
-            reason: None,
-        }
+        let next = if !complete && age < WATCH_ADDRESSES {
+            let young = age < TimeDelta::seconds(30);
+            Some(if young { TimeDelta::milliseconds(300) } else { seldom })
+        } else if sight::may_tell_of_cloud_init(self.record, self.now) {
+            // Asking an agent that does not answer costs a thread of the host for seconds.
+            Some(if self.silent { (age / 4).max(TimeDelta::seconds(5)) } else { seldom })
+        } else {
+            None
+        };
+        Outcome::Settled { next, reason: None }
     }
 }
 

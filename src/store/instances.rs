@@ -66,6 +66,8 @@ pub struct Record {
     pub observed_at: Option<Time>,
     pub observed_revision: i64,
     pub agent: bool,
+    /// `None`: cloud-init was not seen to have finished in this boot.
+    pub cloud_init_errors: Option<Vec<String>>,
     pub seen_addresses: Vec<IpNet>,
     pub started_at: Option<Time>,
     pub quick_exits: i64,
@@ -110,7 +112,7 @@ macro_rules! records {
             "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
                     i.disk_gib, i.traits, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
                     i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
-                    i.agent, i.seen_addresses, i.started_at, i.quick_exits,
+                    i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
                     c.id as incarnation_id, c.host_id,
                     coalesce(c.disk_made, false) as disk_made, coalesce(c.seed_made, false) as seed_made,
                     h.health as host_health, h.health_reason as host_reason, h.health_since as host_since,
@@ -261,6 +263,7 @@ pub struct Observation {
     pub power: Power,
     pub boot: Option<i64>,
     pub agent: bool,
+    pub cloud_init_errors: Option<Vec<String>>,
     pub addresses: Vec<IpAddr>,
     /// The revision of the wish that the world was seen to match; `None`: it did not match yet.
     pub matches: Option<i64>,
@@ -279,13 +282,14 @@ pub async fn observe(
     let done = sqlx::query(
         "update instances
          set observed_power = $2, observed_boot = coalesce($3, observed_boot), agent = $4, seen_addresses = $5,
-             observed_revision = coalesce($6, observed_revision), started_at = $7, quick_exits = $8, observed_at = $9
+             observed_revision = coalesce($6, observed_revision), started_at = $7, quick_exits = $8, observed_at = $9,
+             cloud_init_errors = $10
          where id = $1
            and (observed_power, coalesce(observed_boot, -1), agent, seen_addresses, observed_revision,
-                coalesce(started_at, 'epoch'), quick_exits)
+                coalesce(started_at, 'epoch'), quick_exits, cloud_init_errors)
                is distinct from
                ($2, coalesce($3, observed_boot, -1), $4, $5, coalesce($6, observed_revision),
-                coalesce($7, 'epoch'), $8)",
+                coalesce($7, 'epoch'), $8, $10)",
     )
     .bind(id)
     .bind(seen.power)
@@ -296,6 +300,7 @@ pub async fn observe(
     .bind(seen.started_at)
     .bind(seen.quick_exits)
     .bind(now)
+    .bind(&seen.cloud_init_errors)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -244,6 +244,7 @@ impl Cloud {
             let instance = self.admin.get(&path).await.expect(200);
             let holds = match goal {
                 "agent" => instance["agent"] == true,
+                "cloud_init" => instance["cloud_init"].is_object(),
                 "address" => {
                     let interfaces = instance["interfaces"].as_array().unwrap();
                     interfaces.iter().all(|interface| interface["seen"] == true)

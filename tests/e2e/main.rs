@@ -18,6 +18,8 @@ mod libvirtd;
 mod process;
 
 mod audit;
+mod cloud_init;
+mod debian;
 mod dhcp;
 mod images;
 mod kill_nine;

@@ -61,6 +61,8 @@ pub struct World {
     pub reachable: bool,
     pub deaf: bool,
     pub agents: bool,
+    /// What every guest holds.
+    pub files: BTreeMap<String, Vec<u8>>,
     pub domains: BTreeMap<InstanceId, FakeDomain>,
     pub volumes: BTreeMap<String, FakeVolume>,
     pub networks: BTreeMap<Uuid, FakeNetwork>,
@@ -77,6 +79,11 @@ impl World {
             reachable: true,
             deaf: false,
             agents: true,
+            // Guests whose cloud-init has nothing to complain of.
+            files: BTreeMap::from([(
+                "/run/cloud-init/result.json".into(),
+                br#"{"v1": {"datasource": null, "errors": []}}"#.into(),
+            )]),
             domains: BTreeMap::new(),
             volumes: BTreeMap::new(),
             networks: BTreeMap::new(),

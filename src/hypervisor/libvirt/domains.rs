@@ -13,9 +13,6 @@ use crate::hypervisor::{
     DomainSeen, DomainSpec, Fault, FaultKind, Power, VolumeFormat, names, xml,
 };
 
-/// Seconds that a guest agent has to answer a ping.
-const PING_SECONDS: i32 = 2;
-
 pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
     match lookup(conn, id)? {
         Some(domain) => see(&domain),
@@ -23,7 +20,7 @@ pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault>
     }
 }
 
-fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
+pub fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     present(&format!("find domain {id}"), conn.lookup_domain_by_uuid(id.0))
 }
 
@@ -51,18 +48,6 @@ pub fn power(state: sys::virDomainState) -> Power {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,
         _ => Power::Off,
-    }
-}
-
-/// Whether the guest agent answers. libvirt says so many things where it does not that only a lost host is a fault.
-pub fn agent_ping(conn: &Connect, id: InstanceId) -> Result<bool, Fault> {
-    let Some(domain) = lookup(conn, id)? else { return Ok(false) };
-    match domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, PING_SECONDS, 0) {
-        Ok(_) => Ok(true),
-        Err(error) => match fault("ping the guest agent", &error) {
-            Fault { kind: FaultKind::Unreachable, message } => Err(Fault::unreachable(message)),
-            _ => Ok(false),
-        },
     }
 }
 

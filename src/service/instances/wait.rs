@@ -22,6 +22,8 @@ pub enum Goal {
     Address,
     /// The guest agent's channel is connected.
     Agent,
+    /// cloud-init has finished, well or with errors: `cloud_init` of the instance says which.
+    CloudInit,
     Paused,
     Stopped,
     /// Nothing of it is left.
@@ -92,6 +94,7 @@ fn holds(goal: Goal, instance: &Instance) -> bool {
         Goal::Running => running,
         Goal::Address => running && instance.interfaces.iter().all(|interface| interface.seen),
         Goal::Agent => running && instance.agent,
+        Goal::CloudInit => running && instance.cloud_init.is_some(),
         Goal::Paused => instance.status == Status::Paused,
         Goal::Stopped => instance.status == Status::Stopped,
         Goal::Deleted => false,
@@ -101,5 +104,12 @@ fn holds(goal: Goal, instance: &Instance) -> bool {
 
 /// The last that was seen of it, as a deletion that is complete.
 fn gone(last: Instance) -> Instance {
-    Instance { status: Status::Deleted, reason: None, agent: false, next_attempt_at: None, ..last }
+    Instance {
+        status: Status::Deleted,
+        reason: None,
+        agent: false,
+        cloud_init: None,
+        next_attempt_at: None,
+        ..last
+    }
 }
