@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::service::App;
 
-/// Serves until `app.shutdown`, then waits for running requests; callers bound that by `shutdown_deadline`.
+/// Serves until `drain` after `app.shutdown`, then waits for running requests; callers bound that by `shutdown_deadline`.
 pub async fn serve(listener: TcpListener, app: App) -> io::Result<()> {
-    let shutdown = app.shutdown.clone();
+    let (shutdown, drain) = (app.shutdown.clone(), app.config.drain);
     // A peer that takes nothing for two keepalives is gone, or never reads: without this its connection would stay for good,
     // since a full window stops our writes before any timer of ours sees them.
     let patience = app.config.stream_keepalive.saturating_mul(2);
@@ -21,7 +21,11 @@ pub async fn serve(listener: TcpListener, app: App) -> io::Result<()> {
         }
     });
     let service = super::router(app).into_make_service_with_connect_info::<std::net::SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    let drained = async move {
+        shutdown.cancelled().await;
+        tokio::time::sleep(drain).await;
+    };
+    axum::serve(listener, service).with_graceful_shutdown(drained).await
 }
 
 fn prepare(connection: &TcpStream, patience: Duration) -> io::Result<()> {

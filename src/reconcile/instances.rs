@@ -49,7 +49,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     let now = ctx.clock.now();
     let step = next_step(&record.wish(), &sight.situation, now);
     let record = observe::observe(ctx, lease, record, &sight, &step, now).await?;
-    tracing::debug!(instance = %id, wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
+    tracing::debug!(wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
     Look { ctx, lease, record: &record, ports: &ports, now }.take(step).await
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use metrics::counter;
 use serde_json::json;
 
 use super::images::{Images, Swept};
@@ -12,6 +13,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
+use crate::domain::metric;
 use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
 use crate::store::hosts::Reached;
 use crate::store::orphans::{Found, Orphan};
@@ -31,7 +33,10 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = sweep_all(&ctx).await {
+        let swept = sweep_all(&ctx).await;
+        let outcome = if swept.is_ok() { "ok" } else { "failed" };
+        counter!(metric::SWEEPS, "outcome" => outcome).increment(1);
+        if let Err(error) = swept {
             tracing::warn!(%error, "hosts could not be swept; trying again");
         }
         match Images::of(&ctx).sweep().await {
@@ -78,7 +83,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         return Ok(());
     }
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
-    let inventory = match ctx.host(host.id, "list what the host has", look).await {
+    let inventory = match ctx.look(host.id, "list what the host has", look).await {
         Ok(inventory) => inventory,
         Err(fault) => {
             tracing::debug!(host = %host.id, %fault, "a host could not be swept");
@@ -228,10 +233,11 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
             _ => name.parse().map_or(Ok(()), |id| host.delete_console(id)),
         })
         .await;
-    let (outcome, error) = match removed {
-        Ok(()) => (EventOutcome::Done, None),
-        Err(fault) => (EventOutcome::Failed, Some(fault.message)),
+    let (outcome, word, error) = match removed {
+        Ok(()) => (EventOutcome::Done, "ok", None),
+        Err(fault) => (EventOutcome::Failed, fault.kind.as_str(), Some(fault.message)),
     };
+    counter!(metric::SWEPT, "kind" => orphan.kind.clone(), "outcome" => word).increment(1);
     tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
     let mut tx = ctx.db.begin().await?;
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };

@@ -12,6 +12,7 @@ pub mod images;
 pub mod keypairs;
 pub mod limits;
 pub mod memberships;
+pub mod metrics;
 pub mod networks;
 pub mod ports;
 pub mod quota;
@@ -34,9 +35,10 @@ pub use write::{Begin, Write};
 
 use crate::config::Config;
 use crate::domain::beat::Beats;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Time};
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
+use crate::store;
 use crate::store::changes::Changes;
 use limits::Limits;
 
@@ -49,6 +51,7 @@ struct Inner {
     limits: Limits,
     beats: Beats,
     auth: auth::Auth,
+    started: Time,
 }
 
 pub struct Parts {
@@ -68,7 +71,8 @@ impl App {
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
         let auth = auth::Auth::new(&parts.config, &parts.clock);
-        Self(Arc::new(Inner { parts, limits, beats: Beats::default(), auth }))
+        let started = parts.clock.now();
+        Self(Arc::new(Inner { parts, limits, beats: Beats::default(), auth, started }))
     }
 
     /// How much this process works on at a time.
@@ -79,6 +83,11 @@ impl App {
     /// The loops of this process: each registers and says that it lives, or `/readyz` names it.
     pub fn beats(&self) -> &Beats {
         &self.0.beats
+    }
+
+    /// When this process began to serve.
+    pub fn started(&self) -> Time {
+        self.0.started
     }
 
     /// What authentication keeps in memory.
@@ -93,7 +102,7 @@ impl App {
 
     /// A connection for reading.
     pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.db.acquire().await?)
+        store::acquire(&self.db).await
     }
 }
 

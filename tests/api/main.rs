@@ -2,13 +2,17 @@
 
 #[path = "../common/client.rs"]
 mod client;
+mod exposition;
+mod process;
 mod harness;
 mod sse;
 
 mod auth;
 mod cli;
 mod authorize;
+mod dashboards;
 mod documents;
+mod drain;
 mod events;
 mod flavors;
 mod health;
@@ -16,8 +20,11 @@ mod hosts;
 mod images;
 mod instances;
 mod keypairs;
+mod log;
+mod metrics;
 mod networks;
 mod ports;
+mod switches;
 mod tenants;
 mod tokens;
 mod upkeep;
