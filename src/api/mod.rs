@@ -17,6 +17,7 @@ pub mod keypairs;
 pub mod instances;
 mod limit;
 mod memberships;
+pub mod metrics;
 pub mod networks;
 mod openapi30;
 pub mod ports;
@@ -96,9 +97,11 @@ pub fn router(app: App) -> Router {
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
         }))
+        // Also what panicked, and what was turned away.
+        .layer(axum::middleware::from_fn(metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(|request: &Request<_>| {
             let id = extract::request_id(request.headers());
-            tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path())
+            tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path())
         }))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))

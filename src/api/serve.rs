@@ -31,20 +31,32 @@ const HEAD_BYTES: usize = 64 << 10;
 /// Connections over the limit that are being told so at a time; those over this one are closed without a word.
 const REFUSALS: usize = 64;
 
-/// Serves until `app.shutdown`, then waits for running requests; callers bound that by `shutdown_deadline`.
+/// Serves until `drain` after `app.shutdown`, then waits for running requests; callers bound that by `shutdown_deadline`.
 pub async fn serve(listener: TcpListener, app: App) -> io::Result<()> {
     let places = |most| Arc::new(Semaphore::new(most));
     let most = usize::try_from(app.config.max_connections).unwrap_or(usize::MAX);
     let (free, refusals) = (places(most.min(Semaphore::MAX_PERMITS)), places(REFUSALS));
     let connections = TaskTracker::new();
+    // Ends when whoever sends requests has had time to see that this process is about to end.
+    let drained = CancellationToken::new();
+    let _end = drained.clone().drop_guard();
+    let draining = {
+        let (shutdown, drain, drained) = (app.shutdown.clone(), app.config.drain, drained.clone());
+        async move {
+            shutdown.cancelled().await;
+            sleep(drain).await;
+            drained.cancel();
+        }
+    };
     let server = Server {
         // A peer that takes nothing for two keepalives is gone, or never reads: without this its connection would stay for
         // good, since a full window stops our writes before any timer of ours sees them.
         patience: app.config.stream_keepalive.saturating_mul(2),
         header_timeout: app.config.header_timeout,
-        shutdown: app.shutdown.clone(),
+        shutdown: drained,
         router: super::router(app),
     };
+    connections.spawn(draining);
     while let Some((stream, peer)) = next(&listener, &server.shutdown).await {
         if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
             let server = server.clone();

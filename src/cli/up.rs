@@ -87,7 +87,7 @@ impl Parts {
     }
 }
 
-/// Runs the server, and gives up its end in time for the parts to end too.
+/// Runs the server, which ends in time for the parts to end too.
 async fn serve(
     config: Config,
     listener: TcpListener,
@@ -102,18 +102,6 @@ async fn serve(
         admin_password: admin.password,
         host: parts.libvirt.as_ref().map(|libvirt| libvirt.host(&config)),
     };
-    let patience = config.shutdown_deadline * 2 / 3;
     let database = parts.database(&config)?;
-    let server = server::run(config, listener, database, Some(local), stop.clone());
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(patience).await;
-    };
-    tokio::select! {
-        result = server => result.context("the server ended"),
-        () = late => {
-            tracing::warn!(?patience, "requests or steps did not end in time; they are cut off");
-            Ok(())
-        }
-    }
+    server::run(config, listener, database, Some(local), stop).await.context("the server ended")
 }

@@ -102,6 +102,7 @@ settings! {
         log: String = "info", "What is logged: error, warn, info, debug, trace, or directives such as info,pileus::reconcile=debug";
         log_format: LogFormat = "text" of ["text", "json"], "How log lines are written";
         shutdown_deadline: Duration[s] = "15" in 1..=300, "After SIGTERM, how long running requests and steps may take to end";
+        drain: Duration[s] = "0" in 0..=240, "After SIGTERM, how long connections are still taken while /readyz says no, for a balancer to turn away; it is part of SHUTDOWN_DEADLINE_S";
     }
     "State" {
         state_dir: PathBuf = "", "Where `up` keeps its database, images and admin.json; default /var/lib/pileus as root, else the XDG state directory";
@@ -152,6 +153,14 @@ settings! {
         stall_after_failures: u32 = "5" in 1..=1000, "An item that failed this often in a row is called stalled";
         stall_after: Duration[s] = "300" in 1..=86400, "An item that has not come to its wish in this time is called stalled";
         stop_grace: Duration[s] = "30" in 0..=3600, "After the ACPI button, how long a guest may take to power off";
+    }
+    "Background tasks of this process" {
+        task_pace: bool = "on" of ["on", "off"], "Works off what is due. off: nothing is made or removed by this process";
+        task_placer: bool = "on" of ["on", "off"], "Gives instances a host. off: those without one wait, and say so";
+        task_watch: bool = "on" of ["on", "off"], "Asks each host every heartbeat. off: health and what changed behind our back go unnoticed here";
+        task_sweeper: bool = "on" of ["on", "off"], "Removes what nobody owns. off: orphans stay";
+        task_upkeep: bool = "on" of ["on", "off"], "Replaces signing keys ahead of time and forgets what is old. off: old events, answers and tokens stay";
+        task_publisher: bool = "on" of ["on", "off"], "Numbers events. off: the feed stands still, unless another process numbers them";
     }
     "Hosts" {
         libvirt_uri: String = "auto", "The local host of `up`: a libvirt URI; auto: qemu:///system as root, else qemu:///session; none: no local host";

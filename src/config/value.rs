@@ -152,6 +152,13 @@ impl Value for String {
     }
 }
 
+impl Value for bool {
+    fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
+        one_of(text, setting)?;
+        Ok(text == "on")
+    }
+}
+
 impl Value for LogFormat {
     fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
         one_of(text, setting)?;

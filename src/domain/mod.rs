@@ -14,6 +14,7 @@ pub mod id;
 pub mod image;
 pub mod instance;
 pub mod keypair;
+pub mod metric;
 pub mod network;
 pub mod page;
 pub mod port;

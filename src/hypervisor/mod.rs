@@ -123,6 +123,18 @@ pub enum FaultKind {
     Conflict,
 }
 
+impl FaultKind {
+    /// The word for it, in metrics and beside messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Unreachable => "unreachable",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
 impl Fault {
     pub fn transient(message: impl Into<String>) -> Self {
         Self { kind: FaultKind::Transient, message: message.into() }

@@ -8,6 +8,8 @@ use chrono::TimeDelta;
 use sqlx::PgPool;
 use sqlx::pool::PoolConnection;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use tracing::field::display;
 use uuid::Uuid;
 
 use super::hold::Compared;
@@ -19,7 +21,7 @@ use crate::domain::clock::Clock;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, NetworkId};
-use crate::hypervisor::{Fault, FaultKind, Hosts, Hypervisor};
+use crate::hypervisor::{Fault, Hosts, Hypervisor};
 use crate::store::changes::Changes;
 use crate::store::work::Lease;
 use crate::store::{self, Tx};
@@ -110,12 +112,7 @@ impl Trouble {
     /// The word that is stored beside the message.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Host(fault) => match fault.kind {
-                FaultKind::Transient => "transient",
-                FaultKind::Permanent => "permanent",
-                FaultKind::Unreachable => "unreachable",
-                FaultKind::Conflict => "conflict",
-            },
+            Self::Host(fault) => fault.kind.as_str(),
             Self::Store(_) => "database",
             Self::LeaseLost => "lease_lost",
         }
@@ -128,12 +125,12 @@ impl Context {
     }
 
     pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.db.acquire().await?)
+        store::acquire(&self.db).await
     }
 
     /// A transaction of the lease's holder: its first statement checks the epoch, and keeps others from taking the item.
     pub async fn write(&self, lease: &Lease) -> Result<Tx> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = store::begin(&self.db).await?;
         store::work::guard(&mut tx, lease).await?;
         Ok(tx)
     }
@@ -157,14 +154,25 @@ impl Context {
         store::work::guard(&mut *self.conn().await?, lease).await
     }
 
-    /// A host call with the usual deadline.
+    /// A look at a host, with the usual deadline: it changes nothing there.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        Span::current().record("host", display(host));
+        self.hosts.look(host, what, self.config.host_call_deadline, f).await
+    }
+
+    /// A call that changes something on a host, with the usual deadline.
     pub async fn host<T: Send + 'static>(
         &self,
         host: HostId,
         what: &'static str,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.hosts.call(host, what, self.config.host_call_deadline, f).await
+        self.long_host_call(host, what, self.config.host_call_deadline, f).await
     }
 
     /// For how long a host must be silent before a delete no longer waits for it.
@@ -180,6 +188,7 @@ impl Context {
         deadline: Duration,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
+        Span::current().record("host", display(host));
         self.hosts.call(host, what, deadline, f).await
     }
 

@@ -14,7 +14,7 @@ use crate::domain::image::{self, Blob};
 use crate::hypervisor::{Fault, Upload};
 use crate::store::host_images::HostImage;
 
-use crate::store::work::{self, Kind, Lease};
+use crate::store::work::{self, Asked, Kind, Lease};
 use crate::store::{self, Tx};
 
 /// An upload of any length ends by this time, or is begun anew.
@@ -59,6 +59,7 @@ pub async fn want(
     let account = work::account(&mut conn, Kind::HostImage, id).await?;
     if account.as_ref().is_none_or(|account| account.due_at.is_none()) {
         work::touch(&mut conn, Kind::HostImage, id, now).await?;
+        work::on_behalf(&mut conn, lease, Kind::HostImage, id).await?;
     }
     drop(conn);
     ctx.changes.wake();
@@ -79,10 +80,12 @@ pub async fn want(
 }
 
 /// The volume is not on the host, whatever we thought.
-pub async fn lost(ctx: &Context, host: HostId, sha256: &str) -> Result<(), Trouble> {
+pub async fn lost(ctx: &Context, lease: &Lease, host: HostId, sha256: &str) -> Result<(), Trouble> {
     let mut tx = ctx.db.begin().await?;
     if let Some(row) = store::host_images::find(&mut tx, host, sha256).await? {
-        work::touch_afresh(&mut tx, Kind::HostImage, row.id, ctx.clock.now()).await?;
+        let (item, now) = (Kind::HostImage, ctx.clock.now());
+        work::touch_afresh(&mut tx, item, row.id, now, &Asked::default()).await?;
+        work::on_behalf(&mut tx, lease, item, row.id).await?;
         store::host_images::set_present(&mut tx, row.id, false).await?;
     }
     tx.commit().await?;

@@ -47,7 +47,8 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                     }
                     stays
                 });
-                for id in &all {
+                // Steps need the hosts all the same.
+                for id in all.iter().filter(|_| ctx.config.task_watch) {
                     watched.entry(*id).or_insert_with(|| {
                         let end = shutdown.child_token();
                         tasks.spawn(watch(ctx.clone(), *id, end.clone()));
@@ -90,7 +91,9 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
             }
             Ok::<(), Error>(())
         };
-        if let Err(error) = looked.await {
+        // A host that hangs holds up no end: nothing is half-written by a look that is left.
+        let Some(looked) = end.run_until_cancelled(looked).await else { return };
+        if let Err(error) = looked {
             tracing::warn!(host = %id, %error, "a host's health could not be noted; trying again");
         }
         tokio::select! {
@@ -139,7 +142,7 @@ async fn ask(
     ctx: &Context,
     id: HostId,
 ) -> std::result::Result<(HostFacts, Vec<DomainSeen>), Fault> {
-    ctx.host(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await
+    ctx.look(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await
 }
 
 /// A host is its UUID, not its address.
@@ -327,8 +330,8 @@ async fn forget(
     if !store::hosts::forget(&mut tx, host.id).await? {
         return Ok(Outcome::wait(TimeDelta::seconds(10), "the host still carries incarnations"));
     }
-    work::remove(&mut tx, Kind::Host, lease.item).await?;
     ctx.event(&mut tx, "host.delete", subject(host), EventOutcome::Done, detail).await?;
+    work::remove(&mut tx, Kind::Host, lease.item).await?;
     tx.commit().await?;
     ctx.hosts.remove(host.id);
     ctx.changes.changed(host.id.0);

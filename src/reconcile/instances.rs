@@ -45,7 +45,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     let now = ctx.clock.now();
     let step = next_step(&record.wish(), &sight.situation, now);
     let record = observe::observe(ctx, lease, record, &sight, &step, now).await?;
-    tracing::debug!(instance = %id, wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
+    tracing::debug!(wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
     if let Some(host) = record.host_id
         && ends_what_is_newer(&record, &step, &sight.situation)
         && hold::why(ctx, host).await?.is_some()

@@ -40,7 +40,6 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         // Somebody who did not know yet noted it on a host meanwhile.
         return Ok(Outcome::Again);
     }
-    work::remove(&mut tx, Kind::Network, lease.item).await?;
     let subject = Subject {
         kind: "network",
         id: id.0,
@@ -49,6 +48,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     };
     let detail = json!({ "cidr": network.cidr });
     ctx.event(&mut tx, "network.delete", subject, EventOutcome::Done, detail).await?;
+    work::remove(&mut tx, Kind::Network, lease.item).await?;
     tx.commit().await?;
     ctx.changes.changed(id.0);
     Ok(Outcome::Gone)

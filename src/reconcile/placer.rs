@@ -19,6 +19,8 @@ const BATCH: usize = 1000;
 /// Most hosts that are tried for one instance when others take the room between look and claim.
 const TRIES: usize = 8;
 
+const SWITCHED_OFF: &str = "no host is chosen now: placement is switched off (task_placer)";
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Placed {
@@ -43,6 +45,9 @@ struct Inner {
 impl Placer {
     /// Places `id` together with whoever else waits at this moment.
     pub async fn place(&self, ctx: &Context, id: InstanceId) -> Result<Placed, Trouble> {
+        if !ctx.config.task_placer {
+            return Ok(Placed::NoRoom(SWITCHED_OFF.into()));
+        }
         let (answer, mut answered) = oneshot::channel();
         self.lock().push((id, answer));
         let mut cursor = self.0.turn.lock().await;
@@ -81,7 +86,7 @@ async fn place_batch(
 ) -> Result<Vec<(InstanceId, Placed)>> {
     let policy = ctx.config.placement_policy.parse().unwrap_or(Policy::BestFit);
     let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
+    let mut tx = store::begin(&ctx.db).await?;
     let waiting = store::incarnations::lock_unplaced(&mut tx, ids).await?;
     let mut candidates = store::hosts::candidates(&mut tx).await?;
     // A claim counts its host's row up, and would hide that the host had counted further.

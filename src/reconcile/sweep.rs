@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use metrics::counter;
 use serde_json::json;
 
 use super::images::{Images, Swept};
@@ -13,6 +14,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
+use crate::domain::metric;
 use crate::domain::volume::{Owner, owner};
 use crate::store::hosts::Reached;
 use crate::store::orphans::{Found, Orphan, Thing};
@@ -32,7 +34,10 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = sweep_all(&ctx).await {
+        let swept = sweep_all(&ctx).await;
+        let outcome = if swept.is_ok() { "ok" } else { "failed" };
+        counter!(metric::SWEEPS, "outcome" => outcome).increment(1);
+        if let Err(error) = swept {
             tracing::warn!(%error, "hosts could not be swept; trying again");
         }
         match sweep_images(&ctx).await {
@@ -71,7 +76,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         return Ok(());
     }
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
-    let inventory = match ctx.host(host.id, "list what the host has", inventory::look).await {
+    let inventory = match ctx.look(host.id, "list what the host has", inventory::look).await {
         Ok(inventory) => inventory,
         Err(fault) => {
             tracing::debug!(host = %host.id, %fault, "a host could not be swept");
@@ -233,10 +238,11 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
             _ => name.parse().map_or(Ok(()), |id| host.delete_console(id)),
         })
         .await;
-    let (outcome, error) = match removed {
-        Ok(()) => (EventOutcome::Done, None),
-        Err(fault) => (EventOutcome::Failed, Some(fault.message)),
+    let (outcome, word, error) = match removed {
+        Ok(()) => (EventOutcome::Done, "ok", None),
+        Err(fault) => (EventOutcome::Failed, fault.kind.as_str(), Some(fault.message)),
     };
+    counter!(metric::SWEPT, "kind" => orphan.kind.clone(), "outcome" => word).increment(1);
     tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
     let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });

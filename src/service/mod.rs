@@ -14,6 +14,7 @@ pub mod images;
 pub mod keypairs;
 pub mod limits;
 pub mod memberships;
+pub mod metrics;
 pub mod networks;
 pub mod ports;
 pub mod quota;
@@ -38,9 +39,10 @@ pub use write::{Begin, Write};
 
 use crate::config::Config;
 use crate::domain::beat::Beats;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Time};
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
+use crate::store;
 use crate::store::changes::Changes;
 use limits::Limits;
 
@@ -54,6 +56,7 @@ struct Inner {
     rates: rates::Rates,
     beats: Beats,
     auth: auth::Auth,
+    started: Time,
 }
 
 pub struct Parts {
@@ -74,7 +77,8 @@ impl App {
         let limits = Limits::new(&parts.config);
         let rates = rates::Rates::new(&parts.config, &parts.clock);
         let auth = auth::Auth::new(&parts.config, &parts.clock);
-        Self(Arc::new(Inner { parts, limits, rates, beats: Beats::default(), auth }))
+        let started = parts.clock.now();
+        Self(Arc::new(Inner { parts, limits, rates, beats: Beats::default(), auth, started }))
     }
 
     /// How much this process works on at a time.
@@ -92,6 +96,11 @@ impl App {
         &self.0.beats
     }
 
+    /// When this process began to serve.
+    pub fn started(&self) -> Time {
+        self.0.started
+    }
+
     /// What authentication keeps in memory.
     fn auth(&self) -> &auth::Auth {
         &self.0.auth
@@ -104,7 +113,7 @@ impl App {
 
     /// A connection for reading.
     pub async fn conn(&self) -> Result<PoolConnection<sqlx::Postgres>> {
-        Ok(self.db.acquire().await?)
+        store::acquire(&self.db).await
     }
 }
 

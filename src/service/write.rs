@@ -13,7 +13,8 @@ use crate::domain::clock::Time;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
 use crate::domain::id::UserId;
-use crate::store::{self, Tx, work};
+use crate::store::work::{self, Asked};
+use crate::store::{self, Tx};
 
 /// A transaction to write in, or the answer that the same request got before.
 pub enum Begin<T> {
@@ -117,7 +118,8 @@ impl Write {
     /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
     pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
         self.wake = true;
-        work::touch_afresh(&mut self.tx, kind, item, self.now).await
+        let asked = Asked { request_id: self.actor.request_id.clone().filter(|id| !id.is_empty()) };
+        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 
     /// Keeps `answer` for the idempotency key, commits, and tells the process. Returns when all of it is on the disk; whoever

@@ -17,6 +17,7 @@ pub mod incarnations;
 pub mod instances;
 pub mod images;
 pub mod keypairs;
+pub mod metrics;
 pub mod networks;
 pub mod ports;
 pub mod memberships;
@@ -28,12 +29,15 @@ pub mod users;
 pub mod orphans;
 pub mod work;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ::metrics::histogram;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::domain::error::{Error, Result};
+use crate::domain::metric;
 
 pub type Tx = Transaction<'static, Postgres>;
 
@@ -54,6 +58,19 @@ pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
         .connect_with(options)
         .await?;
     Ok(pool)
+}
+
+/// A connection of the pool; how long it was waited for is measured.
+pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>> {
+    let begun = Instant::now();
+    let conn = pool.acquire().await;
+    histogram!(metric::POOL_WAIT).record(begun.elapsed());
+    Ok(conn?)
+}
+
+/// A transaction on a connection of its own.
+pub async fn begin(pool: &PgPool) -> Result<Tx> {
+    Ok(Transaction::begin(acquire(pool).await?, None).await?)
 }
 
 /// Whether every migration of this binary was applied. A newer binary's may have been too: during an upgrade both serve.

@@ -35,6 +35,23 @@ pub enum Kind {
     Fence,
 }
 
+impl Kind {
+    pub const ALL: [Self; 6] =
+        [Self::Instance, Self::Host, Self::HostImage, Self::Network, Self::Image, Self::Fence];
+
+    /// As the column has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Host => "host",
+            Self::HostImage => "host_image",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::Fence => "fence",
+        }
+    }
+}
+
 /// A worker's hold on an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Lease {
@@ -47,6 +64,21 @@ pub struct Lease {
     pub failing_since: Option<Time>,
     pub stalled_at: Option<Time>,
     pub lease_until: Time,
+}
+
+/// By which request the item's wish came.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Asked {
+    pub request_id: Option<String>,
+}
+
+/// An item under lease, and who asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Claimed {
+    #[sqlx(flatten)]
+    pub lease: Lease,
+    #[sqlx(flatten)]
+    pub asked: Asked,
 }
 
 /// Makes the item due at `due`, or leaves it due earlier. In the transaction of the change that made it so.
@@ -75,22 +107,45 @@ pub async fn lock(conn: &mut PgConnection, kind: Kind, item: Uuid) -> Result<()>
     Ok(())
 }
 
-/// `touch`, and forgets past failures: somebody changed the wish, or asked to try now.
+/// `touch`, and forgets past failures: somebody changed the wish, or asked to try now, by the request `asked`.
 pub async fn touch_afresh(
     conn: &mut PgConnection,
     kind: Kind,
     item: Uuid,
     due: Time,
+    asked: &Asked,
 ) -> Result<()> {
     sqlx::query(
-        "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
+        "insert into work (kind, item, due_at, touched, request_id) values ($1, $2, $3, 1, $4)
          on conflict (kind, item) do update
          set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1,
-             attempts = 0, failing_since = null, stalled_at = null, reason = null",
+             attempts = 0, failing_since = null, stalled_at = null, reason = null, request_id = excluded.request_id",
     )
     .bind(kind)
     .bind(item)
     .bind(due)
+    .bind(&asked.request_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// `item` is worked on for the sake of what `lease` holds: it is done by the same request.
+pub async fn on_behalf(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    kind: Kind,
+    item: Uuid,
+) -> Result<()> {
+    sqlx::query(
+        "update work w set request_id = asker.request_id
+         from work asker
+         where w.kind = $1 and w.item = $2 and asker.kind = $3 and asker.item = $4",
+    )
+    .bind(kind)
+    .bind(item)
+    .bind(lease.kind)
+    .bind(lease.item)
     .execute(conn)
     .await?;
     Ok(())
@@ -115,14 +170,15 @@ pub async fn claim(
     limit: i64,
     length: TimeDelta,
     now: Time,
-) -> Result<Vec<Lease>> {
-    let leases = sqlx::query_as(
+) -> Result<Vec<Claimed>> {
+    let claimed = sqlx::query_as(
         "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
          from (select kind, item, set_config('synchronous_commit', 'off', true) from work
                where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
-         returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until",
+         returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
+                   w.request_id",
     )
     .bind(owner)
     .bind(now + length)
@@ -131,7 +187,7 @@ pub async fn claim(
     .bind(now.timestamp_micros())
     .fetch_all(conn)
     .await?;
-    Ok(leases)
+    Ok(claimed)
 }
 
 /// Locks the item for this transaction and fails if the lease was lost: the first statement of every write of a worker.
@@ -258,6 +314,20 @@ pub async fn settle(
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Ends every lease of `owner`, who ends: its items are due now, at an epoch at which it can write nothing. Gives how many.
+pub async fn give_back(conn: &mut PgConnection, owner: Uuid, now: Time) -> Result<u64> {
+    let done = sqlx::query(
+        "update work set lease_owner = null, lease_until = null, epoch = nextval('work_epoch'),
+                         due_at = least(due_at, $2)
+         where lease_owner = $1",
+    )
+    .bind(owner)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// The item is finished with; its row goes.

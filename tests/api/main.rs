@@ -2,6 +2,8 @@
 
 #[path = "../common/client.rs"]
 mod client;
+mod exposition;
+mod process;
 mod harness;
 #[path = "../common/backup.rs"]
 mod backup;
@@ -13,7 +15,9 @@ mod cli;
 mod conformance;
 mod crowd;
 mod authorize;
+mod dashboards;
 mod documents;
+mod drain;
 mod events;
 mod flavors;
 mod foreign;
@@ -25,12 +29,15 @@ mod hosts;
 mod images;
 mod instances;
 mod keypairs;
+mod log;
+mod metrics;
 mod networks;
 mod ports;
 mod restore;
 mod secrets;
 mod stalled;
 mod sweep;
+mod switches;
 mod tenants;
 mod tokens;
 mod upkeep;

@@ -98,10 +98,10 @@ impl Look<'_> {
         if let Err(fault) = made {
             let there = self
                 .ctx
-                .host(host, "look for the base image", move |host| host.volume(&base))
+                .look(host, "look for the base image", move |host| host.volume(&base))
                 .await?;
             if there.is_none() {
-                host_images::lost(self.ctx, host, &blob.sha256).await?;
+                host_images::lost(self.ctx, self.lease, host, &blob.sha256).await?;
             }
             return Err(fault.into());
         }

@@ -87,6 +87,7 @@ impl Look<'_> {
         store::ports::release_of_instance(&mut tx, self.record.id, now).await?;
         store::incarnations::fence(&mut tx, incarnation, now).await?;
         work::touch(&mut tx, Kind::Fence, incarnation.0, now).await?;
+        work::on_behalf(&mut tx, self.lease, Kind::Fence, incarnation.0).await?;
         self.finish(&mut tx, json!({ "left_behind_on": self.record.host_id })).await?;
         tx.commit().await?;
         self.ctx.changes.changed(self.record.id.0);
@@ -98,10 +99,11 @@ impl Look<'_> {
         store::instances::forget(tx, self.record.id).await?;
         // A hidden image may have lost its last user.
         work::touch(tx, Kind::Image, self.record.image_id.0, self.ctx.clock.now()).await?;
-        work::remove(tx, Kind::Instance, self.record.id.0).await?;
+        // Before the item goes, which knows the request.
         self.ctx
             .event(tx, "instance.delete", subject(self.record), EventOutcome::Done, detail)
             .await?;
+        work::remove(tx, Kind::Instance, self.record.id.0).await?;
         Ok(())
     }
 }

@@ -55,7 +55,7 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     let asked = if silent {
         Err(Fault::unreachable(record.host_reason.clone().unwrap_or_default()))
     } else {
-        ctx.host(host, "look at an instance", move |host| {
+        ctx.look(host, "look at an instance", move |host| {
             let domain = host.domain(id)?;
             let volumes = match domain {
                 Some(_) => (false, false),

@@ -18,6 +18,7 @@ use crate::hypervisor::fake::{FakeHost, Inject};
 use crate::hypervisor::{Fault, Hosts, Hypervisor, NetworkSpec};
 use crate::reconcile::{Parts, pace};
 use crate::store::changes::Changes;
+use crate::store::work::Asked;
 
 /// A network that is on two hosts and was wished away.
 struct Cloud {
@@ -98,7 +99,9 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         fake.ensure_network(&spec).expect("made");
     }
     store::networks::mark_deleted(&mut conn, network, now).await.expect("wished away");
-    work::touch_afresh(&mut conn, Kind::Network, network.0, now).await.expect("touched");
+    work::touch_afresh(&mut conn, Kind::Network, network.0, now, &Asked::default())
+        .await
+        .expect("touched");
 }
 
 impl Cloud {

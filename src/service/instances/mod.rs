@@ -202,7 +202,7 @@ pub async fn console(
     let deadline = app.config.host_call_deadline;
     let read = app
         .hosts
-        .call(host, "read the console", deadline, move |host| {
+        .look(host, "read the console", deadline, move |host| {
             host.console(incarnation, offset, max)
         })
         .await;
