@@ -5,8 +5,10 @@
 # (password hashes, checksums) is optimised in it too, see Cargo.toml. For a server of your own take `make release`.
 CARGO := PATH="$$PATH:$${CARGO_HOME:-$$HOME/.cargo}/bin" cargo
 
+export EXAMPLES SEED
+
 .DEFAULT_GOAL := help
-.PHONY: help setup build release demo test soak guest guest-check openapi lint bench clean
+.PHONY: help setup build release demo test soak guest debian-image guest-check fuzz openapi lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +37,15 @@ guest: ## Build the guest image, target/guest/pileus-guest.qcow2
 	@scripts/setup.sh guest
 	@scripts/guest.sh
 
+debian-image: ## Build a stock image of this machine's distribution, target/debian/debian.qcow2, which tests boot
+	@scripts/setup.sh guest
+	@scripts/debian-image.sh
+
 guest-check: guest ## Boot the guest image in bare QEMU and check what it does
 	@scripts/guest-check.sh
+
+fuzz: ## Ask the API and the readers of foreign bytes other and more things than the tests do: make fuzz EXAMPLES=50 SEED=7
+	@scripts/fuzz.sh
 
 openapi: build ## Write the OpenAPI documents anew: openapi/
 	@mkdir -p openapi

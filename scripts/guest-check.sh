@@ -219,6 +219,7 @@ check "user-data's output in /var/log/user-data.log" on key grep -qx '"user-data
 check "the data filesystem has grown with the disk" on key "test \$(df -m /data | awk 'NR == 2 { print \$2 }') -gt 900"
 check "guest-ping" eval "ask $dir/agent '{\"execute\":\"guest-ping\"}' | jq -e '.return == {}'"
 check "guest-network-get-interfaces" eval "ask $dir/agent '{\"execute\":\"guest-network-get-interfaces\"}' | grep -q 10.0.2.15"
+check "cloud-init's result file" says key "cat /run/cloud-init/result.json" '{"v1": {"datasource": "DataSourceNoCloud [seed=/dev/sr0]", "errors": ["user-data: exit 3"]}}'
 check "guest-exec" eval "ask $dir/agent '{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/true\"}}' | jq -e .return.pid"
 first_key=$(host_key)
 check "the power button is asked for" power_button

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what is missing on a fresh Debian 12, Debian 13 or Ubuntu 24.04:
 #
-#   scripts/setup.sh [build|run|guest|all]      all, when nothing is named
+#   scripts/setup.sh [build|run|guest|test|all]      all, when nothing is named
 #
 #   build   compiling Pileus (the Rust toolchain is only checked for)
 #   run     libvirt, QEMU, networking tools, PostgreSQL's programs
-#   guest   building and checking the guest image, scripts/guest.sh
+#   guest   building and checking the guest images, scripts/guest.sh and scripts/debian-image.sh
+#   test    what only tests need: a Python to run schemathesis with
 #
 # Run it as root or as a user with sudo. It starts and enables no service, and
 # does not call apt at all when nothing is missing.
@@ -17,8 +18,8 @@ die() { echo "setup: $*" >&2; exit 1; }
 
 part=${1:-all}
 case $part in
-    build | run | guest | all) ;;
-    *) die "unknown part '$part'; use build, run, guest or all" ;;
+    build | run | guest | test | all) ;;
+    *) die "unknown part '$part'; use build, run, guest, test or all" ;;
 esac
 
 # shellcheck source=/dev/null
@@ -33,7 +34,8 @@ command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
 build=(build-essential pkg-config libvirt-dev curl ca-certificates jq git)
 run=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils
     dnsmasq-base iptables nftables iproute2 postgresql openssh-client curl jq)
-guest=(qemu-system-x86 qemu-utils mtools cpio zstd xz-utils xorriso openssh-client jq)
+guest=(qemu-system-x86 qemu-utils mtools cpio zstd xz-utils xorriso mmdebstrap e2fsprogs openssh-client jq)
+test=(python3-venv)
 # Packages that only some releases have, or have outside libvirt-daemon-system.
 if_there=(libvirt-daemon-driver-qemu)
 
@@ -42,7 +44,8 @@ case $part in
     build) wanted=("${build[@]}") ;;
     run) wanted=("${run[@]}") optional=("${if_there[@]}") ;;
     guest) wanted=("${guest[@]}") ;;
-    all) wanted=("${build[@]}" "${run[@]}" "${guest[@]}") optional=("${if_there[@]}") ;;
+    test) wanted=("${test[@]}") ;;
+    all) wanted=("${build[@]}" "${run[@]}" "${guest[@]}" "${test[@]}") optional=("${if_there[@]}") ;;
 esac
 
 # --- Rust: checked, never installed -------------------------------------------------

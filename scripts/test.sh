@@ -22,9 +22,20 @@ say() { echo "test: $*"; }
 scripts/setup.sh all
 as_root true
 scripts/guest.sh
+scripts/schemathesis.sh >/dev/null
+
+# Mostly downloads, and the compiler's processors are not always busy: beside it.
+debian_log=$(mktemp)
+scripts/debian-image.sh >"$debian_log" 2>&1 &
+debian=$!
 
 say "compiling"
-cargo test "${targets[@]}" --no-run
+compiled=0
+cargo test "${targets[@]}" --no-run || compiled=$?
+wait "$debian" || { cat "$debian_log" >&2; say "no Debian image"; exit 1; }
+cat "$debian_log"
+rm "$debian_log"
+[ "$compiled" = 0 ] || exit "$compiled"
 
 # Whatever tests write goes below one directory, by which files and processes of theirs are known.
 run=$(mktemp -d /tmp/pileus-test-XXXXXX)

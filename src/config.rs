@@ -25,6 +25,9 @@ const CLIENT_VARIABLES: &[&str] = &[
     "PILEUS_TENANT",
 ];
 
+/// Settings that have a second variable, one that others know too.
+const FOREIGN: &[(&str, &str)] = &[("database_url", "DATABASE_URL")];
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -164,6 +167,11 @@ impl Config {
     }
 
     fn check_together(&self, problems: &mut Vec<String>) {
+        if self.drain >= self.shutdown_deadline / 2 && !self.drain.is_zero() {
+            problems.push(
+                "`drain_s` must be less than half of `shutdown_deadline_s`, which it is a part of: give a shorter one or a longer deadline".into(),
+            );
+        }
         if self.backoff_min > self.backoff_max {
             problems
                 .push("`backoff_min_ms` is longer than `backoff_max_s`: give a shorter one".into());
@@ -217,8 +225,11 @@ fn own_variables(
     let mut own = BTreeMap::new();
     for (name, value) in env {
         let Ok(name) = name.into_string() else { continue };
-        let others = ["DATABASE_URL", "DATABASE_URL_FILE", "HOME", "XDG_STATE_HOME"];
-        if value.is_empty() || !(name.starts_with("PILEUS_") || others.contains(&name.as_str())) {
+        let others = ["DATABASE_URL_FILE", "HOME", "XDG_STATE_HOME"];
+        let foreign = |name: &str| FOREIGN.iter().any(|(_, foreign)| *foreign == name);
+        if value.is_empty()
+            || !(name.starts_with("PILEUS_") || others.contains(&name.as_str()) || foreign(&name))
+        {
             continue;
         }
         match value.into_string() {
@@ -256,10 +267,8 @@ fn from_variables(
     problems: &mut Vec<String>,
 ) -> Option<(String, Source)> {
     let mut names = vec![setting.variable()];
-    if setting.key == "database_url" {
-        // What every host of applications sets; ours wins, so that it can be told apart.
-        names.push("DATABASE_URL".into());
-    }
+    // What every host of applications sets; ours wins, so that it can be told apart.
+    names.extend(FOREIGN.iter().filter(|(key, _)| *key == setting.key).map(|(_, n)| (*n).into()));
     for name in names {
         let file_name = format!("{name}_FILE");
         let file = env.get(&file_name).filter(|_| setting.secret);

@@ -1,5 +1,7 @@
 //! The server: pool, schema, API and loops of one process, from start to clean end.
 
+mod upkeep;
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,14 +23,16 @@ use crate::domain::password::Password;
 use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
 use crate::reconcile::placer::Placer;
 use crate::service::bootstrap::{self, Bootstrap, Bootstrapped};
-use crate::service::{App, Parts, images};
+use crate::service::{App, Parts, images, upkeep};
 use crate::store::changes::Changes;
-use crate::{api, reconcile, store};
+use crate::{api, reconcile, service, store};
 
 /// Signals of hosts that wait to be noted; more are dropped, and the next scan finds what they meant.
 const SIGNALS: usize = 4096;
 /// How long a start waits for the local host's first answer: a cold libvirt probes QEMU first.
 const HOST_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the end waits for connections to the database that are still used.
+const CLOSING: Duration = Duration::from_millis(500);
 /// Name of the image that `up` offers.
 const GUEST_IMAGE: &str = "pileus-guest";
 
@@ -63,7 +67,8 @@ pub async fn listen(config: &Config) -> Result<TcpListener> {
     })
 }
 
-/// Serves on `listener` until `stop`, then ends what runs. Callers bound the end by a deadline.
+/// Serves on `listener` until `stop`, then ends what runs: waits and streams at once, requests and steps when they are done, all
+/// of it within two thirds of the deadline. Callers bound it by the whole of it.
 pub async fn run(
     config: Config,
     listener: TcpListener,
@@ -71,6 +76,12 @@ pub async fn run(
     local: Option<Local>,
     stop: CancellationToken,
 ) -> Result<()> {
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("{address} cannot be listened on: choose another with --metrics-listen")
+        })?),
+        None => None,
+    };
     let db = store::connect(database, config.database_pool)
         .await
         .context("the database cannot be reached")?;
@@ -91,7 +102,12 @@ pub async fn run(
         hosts,
         shutdown: stop.clone(),
     });
-    let mut loops = loops(&app, signals).await?;
+    if let Some(listener) = metrics {
+        // Before the first loop counts. It is answered until the runtime ends, and holds up nothing.
+        service::metrics::counters()?;
+        tokio::spawn(api::metrics::serve(listener, app.clone()));
+    }
+    let loops = loops(&app, signals).await?;
     match (&local, &app.config.admin_password) {
         (Some(local), _) => begin(&app, local).await?,
         (None, Some(password)) => {
@@ -100,6 +116,29 @@ pub async fn run(
         (None, None) => {}
     }
     tracing::info!(url, %cloud, "serving");
+    // The rest of the deadline is for what runs beside us, and for the end of the process itself.
+    let patience = app.config.shutdown_deadline * 2 / 3;
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(patience).await;
+    };
+    tokio::select! {
+        served = serve(listener, app, loops, stop.clone()) => served?,
+        () = late => tracing::warn!(?patience, "requests did not end in time; they are cut off"),
+    }
+    // A request that was cut off may hold its connection.
+    let _ = tokio::time::timeout(CLOSING, db.close()).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Answers requests while the loops run, until both have ended.
+async fn serve(
+    listener: TcpListener,
+    app: App,
+    mut loops: JoinSet<()>,
+    stop: CancellationToken,
+) -> Result<()> {
     let mut serving = pin!(api::serve(listener, app));
     let served = tokio::select! {
         served = &mut serving => served.context("the API ended"),
@@ -114,7 +153,6 @@ pub async fn run(
     while let Some(ended) = loops.join_next().await {
         ended.context("a loop failed at its end")?;
     }
-    db.close().await;
     served
 }
 
@@ -128,7 +166,12 @@ async fn begin(app: &App, local: &Local) -> Result<()> {
             tracing::warn!(uri = host.uri, "libvirt does not answer yet: GET /v1/hosts says why");
         }
     }
-    bootstrap::first_network(app, begun).await.context("the default network was not made")?;
+    // A user's own libvirt may make no bridge: where there is no network, an instance begins without one, and runs.
+    let session =
+        |host: &LocalHost| host.uri.split('?').next().is_some_and(|uri| uri.ends_with("/session"));
+    if !local.host.as_ref().is_some_and(session) {
+        bootstrap::first_network(app, begun).await.context("the default network was not made")?;
+    }
     match guest_image(&app.config) {
         Some(path) => {
             let image = images::ensure_public(app, begun.tenant, GUEST_IMAGE, &path).await;
@@ -180,24 +223,34 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
+        compared: reconcile::hold::Compared::default(),
         owner: Uuid::now_v7(),
     });
+    reconcile::hold::at_start(&ctx).await?;
     // Before the first step: a host that nobody knows is as good as one that does not answer.
     reconcile::hosts::connect(&ctx).await?;
     let (beats, shutdown) = (app.beats().clone(), app.shutdown.clone());
     let mut loops = JoinSet::new();
     let (db, changes, clock) = (app.db.clone(), app.changes.clone(), app.clock.clone());
-    loops.spawn(reconcile::events::publish_forever(
-        db,
-        changes,
-        clock,
-        beats.clone(),
-        shutdown.clone(),
-    ));
     let run = reconcile::Run { ctx: ctx.clone(), beats: beats.clone(), shutdown: shutdown.clone() };
+    let config = &app.config;
+    if config.task_publisher {
+        let publish =
+            reconcile::events::publish_forever(db, changes, clock, beats, shutdown.clone());
+        loops.spawn(publish);
+    } else {
+        loops.spawn(reconcile::events::follow_forever(db, changes, shutdown.clone()));
+    }
     loops.spawn(reconcile::hosts::run(run.clone()));
-    loops.spawn(reconcile::pace::run(run.clone()));
-    loops.spawn(reconcile::sweep::run(run));
+    if config.task_pace {
+        loops.spawn(reconcile::pace::run(run.clone()));
+    }
+    if config.task_sweeper {
+        loops.spawn(reconcile::sweep::run(run));
+    }
+    if config.task_upkeep {
+        loops.spawn(upkeep::run(app.clone()));
+    }
     loops.spawn(reconcile::wake_on_signals(ctx, signals, shutdown));
     Ok(loops)
 }

@@ -1,5 +1,6 @@
 //! The OpenAPI document: what all operations have in common is added here, once.
 
+mod links;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -7,7 +8,7 @@ mod variants;
 mod words;
 
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{OpenApi, PathItem, Ref, RefOr, Response, SecurityRequirement, Server};
 
 use crate::service::authorize::{Need, need};
@@ -31,6 +32,9 @@ pub use words::fill;
 )]
 pub struct Document;
 
+/// A resource with fields that change without a new revision, so that it never answers 304.
+const NEVER_UNCHANGED: &str = "/v1/tenants/{id}";
+
 /// Adds to every operation what its kind has: errors, authentication, headers.
 pub fn complete(mut document: OpenApi) -> OpenApi {
     document.servers = Some(vec![Server::new("/")]);
@@ -41,6 +45,7 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
             tags.extend(operation.tags.iter().flatten().cloned());
         }
     }
+    links::add(&mut document.paths.paths);
     document.tags = Some(parts::tags(&tags));
     let components = document.components.get_or_insert_default();
     parts::add(components);
@@ -67,12 +72,16 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
         operation.security = Some(Vec::new());
     } else {
         operation.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
-        problems.extend(["401", "403"]);
+        problems.extend(["401", "403", "429"]);
+    }
+    if path == "/v1/auth/login" {
+        problems.extend(["401", "429"]);
     }
     if path.contains('{') {
         problems.push("404");
     }
-    if !reads {
+    // An image may be there without its data.
+    if !reads || path.ends_with("{id}/data") {
         problems.push("409");
     }
     if operation.request_body.is_some() {
@@ -90,7 +99,7 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
     // What has a revision of its own: the resource itself and its actions, not what lies below it.
     let resource = path.ends_with("{id}");
     let changes = resource || path.contains("{id}/actions/") || path.ends_with("{id}/data");
-    if resource && reads {
+    if resource && reads && path != NEVER_UNCHANGED {
         header(
             operation,
             "If-None-Match",
@@ -147,11 +156,12 @@ fn header(
     if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.name == name)) {
         return;
     }
-    let schema = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .min_length(Some(min))
-        .max_length(Some(max))
-        .build();
+    let mut schema =
+        ObjectBuilder::new().schema_type(Type::String).min_length(Some(min)).max_length(Some(max));
+    if name.starts_with("If-") {
+        schema = schema.format(Some(SchemaFormat::Custom("etag".into())));
+    }
+    let schema = schema.build();
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)

@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::bounds;
 use super::event_stream;
 use super::extract::{Query, bearer, text};
 use super::problem::Problem;
@@ -54,6 +55,7 @@ pub struct ListEvents {
     /// Only events about this resource.
     resource_id: Option<Uuid>,
     /// Only events of exactly this kind.
+    #[serde(default, deserialize_with = "bounds::text::<100, _>")]
     #[param(max_length = 100, example = "instance.create")]
     kind: Option<String>,
     /// Every tenant's events and the cloud's own: for admins.

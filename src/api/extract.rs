@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use super::proxy;
 use crate::domain::caller::Caller;
 use crate::domain::error::Error;
 use crate::service::{self, App};
@@ -35,27 +36,41 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
                 "send JSON with the header Content-Type: application/json",
             ));
         }
-        // Half the request's time is left for the work.
-        let patience = app.config.request_timeout / 2;
-        let body = tokio::time::timeout(patience, Bytes::from_request(request, app));
-        let body = body.await.map_err(|_elapsed| too_slow(patience))?.map_err(|rejection| {
-            Problem::new(
-                rejection.status(),
-                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                    "too-large"
-                } else {
-                    "unreadable-body"
-                },
-                "Unreadable body",
-                format!(
-                    "{}: the limit is {} bytes",
-                    rejection.body_text(),
-                    app.config.body_limit_bytes
-                ),
-            )
-        })?;
+        // A kilobyte that becomes a gigabyte is refused unread; uncompressed, the limit on bodies is one on memory too.
+        if text(request.headers(), "content-encoding")?.is_some_and(|coding| coding != "identity") {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "send the body as it is, without Content-Encoding",
+            ));
+        }
+        let body = whole_body(request, app).await?;
         parse(&body).map(Self)
     }
+}
+
+/// All of the body, if it is not too large and comes in half the request's time: the other half is left for the work.
+async fn whole_body(request: Request, app: &App) -> Result<Bytes, Problem> {
+    let limit = app.config.body_limit_bytes;
+    let too_large = |what: &str| {
+        let detail = format!("{what}: the limit is {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Unreadable body", detail)
+    };
+    // One that says so itself is not read up to the limit first.
+    let said = request.body().size_hint().lower();
+    if said > limit {
+        return Err(too_large(&format!("the body has {said} bytes")));
+    }
+    let patience = app.config.request_timeout / 2;
+    let body = tokio::time::timeout(patience, Bytes::from_request(request, app));
+    body.await.map_err(|_elapsed| too_slow(patience))?.map_err(|rejection| {
+        let (status, text) = (rejection.status(), rejection.body_text());
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return too_large(&text);
+        }
+        Problem::new(status, "unreadable-body", "Unreadable body", text)
+    })
 }
 
 fn too_slow(patience: Duration) -> Problem {
@@ -76,12 +91,47 @@ impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
         if request.body().size_hint().exact() == Some(0) {
             return Ok(None);
         }
-        <Self as FromRequest<App>>::from_request(request, app).await.map(Some)
+        let Json(body) = <Json<Option<T>> as FromRequest<App>>::from_request(request, app).await?;
+        Ok(body.map(Self))
     }
 }
 
 /// Text that is no JSON is 400; JSON that is not of the right shape is 422.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    match serde_json::from_slice(body) {
+        Ok(value) => Ok(value),
+        // For JSON `2.0` is a whole number, for serde it is none.
+        Err(error) if error.to_string().contains("floating point") => read(&whole(body)?),
+        Err(_) => read(body),
+    }
+}
+
+/// The same body with whole numbers written as such.
+fn whole(body: &[u8]) -> Result<Vec<u8>, Problem> {
+    fn visit(value: &mut serde_json::Value) {
+        // Beyond 2^53 not every whole number is a float.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match value {
+            serde_json::Value::Number(number) if number.is_f64() => {
+                let float = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < EXACT);
+                if let Some(text) = float.map(|n| format!("{n:.0}"))
+                    && let Ok(n) = text.parse::<i64>()
+                {
+                    *number = n.into();
+                }
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(visit),
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(visit),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    visit(&mut value);
+    serde_json::to_vec(&value).map_err(|error| malformed(&error))
+}
+
+/// Again, with a path to what is wrong.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
@@ -181,6 +231,7 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let mut caller = service::auth::authenticate(app, bearer(&parts.headers)?).await?;
+        app.rates().count(&caller)?;
         caller.request_id = request_id(&parts.headers);
         caller.idempotency_key = idempotency_key(&parts.headers)?;
         Ok(caller)
@@ -199,15 +250,18 @@ pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     })
 }
 
-/// The address of the peer, as its socket has it. Headers such as `X-Forwarded-For` say what anybody likes, so none is read.
+/// The address of the client: its socket's, or, where that is a proxy that we trust, what the proxy says of it.
 pub struct Peer(pub Option<IpAddr>);
 
 impl FromRequestParts<App> for Peer {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        Ok(Self(info.map(|ConnectInfo(address)| address.ip())))
+        let socket = info.map(|ConnectInfo(address)| address.ip());
+        let said = parts.headers.get_all("x-forwarded-for").iter();
+        let said: Vec<_> = said.map(|value| value.to_str().unwrap_or_default()).collect();
+        Ok(Self(socket.map(|socket| proxy::client(socket, &said, &app.config.trusted_proxies))))
     }
 }
 

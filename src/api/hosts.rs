@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Accepted, Found, Resource};
@@ -52,9 +53,11 @@ pub struct ListHosts {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only the host of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "host-1")]
     name: Option<String>,
     /// Only hosts of this zone.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "default")]
     zone: Option<String>,
     /// Only hosts of this health.

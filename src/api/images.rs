@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Accepted, Created, Found, Resource};
@@ -54,9 +55,11 @@ pub struct ListImages {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only images of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "debian-13")]
     name: Option<String>,
     /// Only images with all these labels: `key=value`, separated by commas.
+    #[serde(default, deserialize_with = "bounds::text::<4096, _>")]
     #[param(max_length = 4096, example = "os=debian,arch=amd64")]
     label: Option<String>,
     /// Only private ones, or only public ones.

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::Json as Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Accepted, Found, Resource};
@@ -85,9 +86,11 @@ pub struct ListInstances {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only instances of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "ci-runner-1")]
     name: Option<String>,
     /// Only instances with these labels: `key=value`, several parted by commas.
+    #[serde(default, deserialize_with = "bounds::text::<2000, _>")]
     #[param(max_length = 2000, example = "pipeline=4711")]
     label: Option<String>,
     /// Only instances of this status.
@@ -107,7 +110,8 @@ pub struct Waiting {
     /// Answer as soon as this holds, and at the timeout with what there is.
     #[param(inline)]
     wait: Option<Goal>,
-    /// Seconds to wait at most; 60 if not given.
+    /// Seconds to wait at most; 60 if not given. What is more than the server's `wait_max_s` (600 by default) counts as that.
+    #[serde(default, deserialize_with = "bounds::number::<3600, _>")]
     #[param(minimum = 0, maximum = 3600, example = 60)]
     timeout: Option<u32>,
 }
@@ -119,7 +123,8 @@ pub struct CreateInstance {
     /// Answer as soon as this holds, and at the timeout with what there is.
     #[param(inline)]
     wait: Option<Goal>,
-    /// Seconds to wait at most; 60 if not given.
+    /// Seconds to wait at most; 60 if not given. What is more than the server's `wait_max_s` (600 by default) counts as that.
+    #[serde(default, deserialize_with = "bounds::number::<3600, _>")]
     #[param(minimum = 0, maximum = 3600, example = 60)]
     timeout: Option<u32>,
     /// Validate, place and explain, and change nothing: answers 200 with a plan.
@@ -347,19 +352,15 @@ async fn console(
 ) -> Result<Response, Problem> {
     let max = query.limit.map_or(instances::CONSOLE_MAX, |limit| limit as usize);
     if !(1..=instances::CONSOLE_MAX).contains(&max) {
-        return Err(
-            Error::field("?limit", format!("must be 1 to {}", instances::CONSOLE_MAX)).into()
-        );
+        let detail = format!("must be 1 to {}", instances::CONSOLE_MAX);
+        return Err(Error::field("?limit", detail).into());
     }
     let bytes = instances::console(&app, &caller, id, query.offset, max).await?;
     let mut headers = HeaderMap::new();
     // Text that a guest wrote: never to be taken for anything else.
-    headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    headers.insert("x-next-offset", header::HeaderValue::from(query.offset + bytes.len() as u64));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("x-next-offset", HeaderValue::from(query.offset + bytes.len() as u64));
     Ok((StatusCode::OK, headers, bytes).into_response())
 }
 

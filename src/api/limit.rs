@@ -15,7 +15,7 @@ use crate::service::limits::Permit;
 
 /// What a request does with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Answers as soon as it can.
     Prompt,
     /// `?wait=`: answers when something has come to be.
@@ -26,7 +26,18 @@ enum Class {
     Health,
 }
 
-fn class(request: &Request) -> Class {
+impl Class {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Waiting => "waiting",
+            Self::Own => "own",
+            Self::Health => "health",
+        }
+    }
+}
+
+pub(super) fn class(request: &Request) -> Class {
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or("");
     if matches!(path, "/healthz" | "/readyz") {

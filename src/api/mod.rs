@@ -1,6 +1,8 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
 mod auth;
+mod bounds;
+mod cloud;
 pub mod document;
 pub mod documents;
 mod event_stream;
@@ -15,12 +17,16 @@ pub mod keypairs;
 pub mod instances;
 mod limit;
 mod memberships;
+pub mod metrics;
 pub mod networks;
 mod openapi30;
 pub mod ports;
 pub mod problem;
+mod proxy;
 pub mod reply;
+mod sane;
 mod serve;
+mod stalled;
 mod tenants;
 mod tokens;
 mod users;
@@ -65,6 +71,8 @@ fn operations() -> OpenApiRouter<App> {
         .merge(networks::routes())
         .merge(ports::routes())
         .merge(instances::routes())
+        .merge(stalled::routes())
+        .merge(cloud::routes())
 }
 
 /// The OpenAPI 3.1 document.
@@ -85,36 +93,40 @@ pub fn router(app: App) -> Router {
         })
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(axum::middleware::from_fn_with_state(app.clone(), limit::limit))
+        .layer(axum::middleware::from_fn(sane::framing))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
         }))
+        // Also what panicked, and what was turned away.
+        .layer(axum::middleware::from_fn(metrics::measure))
         .layer(TraceLayer::new_for_http().make_span_with(|request: &Request<_>| {
             let id = extract::request_id(request.headers());
-            tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path())
+            tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path())
         }))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, NewRequestId))
-        .layer(axum::middleware::from_fn(sane_request_id))
+        .layer(axum::middleware::from_fn(sane::request_id))
         // Not for event streams: the layer leaves them alone, since a compressor would hold lines back. Nor for images' bytes:
         // they have a length, and most are compressed already.
         .layer(CompressionLayer::new().compress_when(
             DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")),
         ))
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
-        .layer(cors(&app.config.cors_origins))
+        .layer(tower::util::option_layer(cors(&app.config.cors_origins)))
         .with_state(app)
 }
 
 /// Web pages of these origins (comma-separated) may use the API; none may if it is empty. Tokens are sent in a header, never in
 /// a cookie, so that no page acts for somebody unasked.
-fn cors(origins: &str) -> CorsLayer {
+fn cors(origins: &str) -> Option<CorsLayer> {
     let origins: Vec<HeaderValue> =
         origins.split(',').filter_map(|o| HeaderValue::from_str(o.trim()).ok()).collect();
     if origins.iter().all(HeaderValue::is_empty) {
-        return CorsLayer::new();
+        // Not even an empty layer, which would answer every OPTIONS with 200.
+        return None;
     }
     let name = HeaderName::from_static;
-    CorsLayer::new()
+    let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers([
@@ -126,7 +138,13 @@ fn cors(origins: &str) -> CorsLayer {
             name("last-event-id"),
             name("x-request-id"),
         ])
-        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, name("x-request-id")])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            name("x-request-id"),
+        ]);
+    Some(cors)
 }
 
 #[derive(Clone)]
@@ -136,20 +154,4 @@ impl MakeRequestId for NewRequestId {
     fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
         Uuid::now_v7().to_string().parse().ok().map(RequestId::new)
     }
-}
-
-/// A client may bring its own request id, if it is fit for a log: 1 to 128 of `[A-Za-z0-9._:-]`. Any other is replaced.
-async fn sane_request_id(
-    mut request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> axum::response::Response {
-    let fits = |value: &axum::http::HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=128).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(b))
-    };
-    if request.headers().get("x-request-id").is_some_and(|value| !fits(value)) {
-        request.headers_mut().remove("x-request-id");
-    }
-    next.run(request).await
 }

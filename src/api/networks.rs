@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Accepted, Created, Found, Resource};
@@ -52,9 +53,11 @@ pub struct ListNetworks {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only networks of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "ci")]
     name: Option<String>,
     /// Only networks with all these labels: `key=value`, separated by commas.
+    #[serde(default, deserialize_with = "bounds::text::<4096, _>")]
     #[param(max_length = 4096, example = "team=ci,stage=test")]
     label: Option<String>,
     /// Every tenant's networks: for admins.

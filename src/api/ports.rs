@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Created, Found, Resource};
@@ -53,6 +54,7 @@ pub struct ListPorts {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only ports of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "db-vip")]
     name: Option<String>,
     /// Only ports on this network.

@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::bounds;
 use super::extract::{Conditions, Json, Path, Query};
 use super::problem::Problem;
 use super::reply::{Created, Found, Resource};
@@ -52,6 +53,7 @@ pub struct ListUsers {
     #[param(max_length = 64)]
     cursor: Option<String>,
     /// Only the user of exactly this name.
+    #[serde(default, deserialize_with = "bounds::text::<63, _>")]
     #[param(max_length = 63, example = "anne")]
     name: Option<String>,
 }

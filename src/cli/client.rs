@@ -1,6 +1,7 @@
 //! The client commands: what people do with a cloud over HTTP. One table of nouns makes their common verbs.
 
 mod act;
+mod admin;
 mod arguments;
 mod connection;
 mod events;
@@ -27,7 +28,8 @@ pub struct Command(ArgMatches);
 /// Said at the end of `--help`.
 pub const EXIT_CODES: &str = "\
 Exit codes of the client commands: 0 done; 1 the server cannot be reached or failed; 2 wrong usage; 3 refused;
-4 there is no such thing; 5 not logged in or not allowed; 6 what was waited for did not come in time.";
+4 there is no such thing; 5 not logged in or not allowed; 6 what was waited for did not come in time; 7 `admin fsck` found
+something.";
 
 impl FromArgMatches for Command {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -50,6 +52,7 @@ impl Subcommand for Command {
                 clap::Command::new("whoami").about("Show who you are, and in which tenant"),
             ))
             .subcommand(events::command())
+            .subcommand(admin::command())
     }
 
     fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
@@ -57,7 +60,7 @@ impl Subcommand for Command {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        ["login", "logout", "whoami", "event"].contains(&name)
+        ["login", "logout", "whoami", "event", "admin"].contains(&name)
             || NOUNS.iter().any(|noun| noun.name == name)
     }
 }
@@ -87,8 +90,10 @@ pub async fn run(Command(mut matches): Command) -> Result<()> {
         _ => {}
     }
     let Some((verb, arguments)) = matches.remove_subcommand() else { return Ok(()) };
-    if name == "event" {
-        return events::run(&verb, &arguments).await;
+    match name.as_str() {
+        "event" => return events::run(&verb, &arguments).await,
+        "admin" => return admin::run(&verb, &arguments).await,
+        _ => {}
     }
     let Some(noun) = NOUNS.iter().find(|noun| noun.name == name) else { return Ok(()) };
     match (noun.name, verb.as_str()) {

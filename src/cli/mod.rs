@@ -3,6 +3,7 @@
 mod client;
 mod completions;
 mod config;
+mod limits;
 mod logging;
 mod migrate;
 mod openapi;

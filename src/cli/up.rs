@@ -24,6 +24,7 @@ const SPARE_CONNECTIONS: u32 = 30;
 pub async fn run(flags: Flags) -> Result<()> {
     let config = Config::from_process(&flags)?;
     super::logging::init(&config)?;
+    super::limits::set(config.max_connections)?;
     let stop = CancellationToken::new();
     super::signals::stop_at(stop.clone(), config.shutdown_deadline)?;
     let state = Arc::new(StateDir::open(&config.state_dir)?);
@@ -86,7 +87,7 @@ impl Parts {
     }
 }
 
-/// Runs the server, and gives up its end in time for the parts to end too.
+/// Runs the server, which ends in time for the parts to end too.
 async fn serve(
     config: Config,
     listener: TcpListener,
@@ -101,18 +102,6 @@ async fn serve(
         admin_password: admin.password,
         host: parts.libvirt.as_ref().map(|libvirt| libvirt.host(&config)),
     };
-    let patience = config.shutdown_deadline * 2 / 3;
     let database = parts.database(&config)?;
-    let server = server::run(config, listener, database, Some(local), stop.clone());
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(patience).await;
-    };
-    tokio::select! {
-        result = server => result.context("the server ended"),
-        () = late => {
-            tracing::warn!(?patience, "requests or steps did not end in time; they are cut off");
-            Ok(())
-        }
-    }
+    server::run(config, listener, database, Some(local), stop).await.context("the server ended")
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::value::{LogFormat, Secret};
 use crate::domain::host::VirtType;
@@ -98,9 +98,11 @@ settings! {
         metrics_listen: Option<SocketAddr> = "", "Address and port of /metrics; not set: no metrics are served";
         public_url: Option<String> = "", "The URL that clients reach the API at, where it is not http://LISTEN";
         cors_origins: String = "", "Origins of web pages that may use the API, comma-separated, such as https://console.example.org; not set: none";
+        trusted_proxies: Vec<IpNet> = "", "Addresses of proxies before the API, as comma-separated CIDRs: they are believed what X-Forwarded-For says; not set: none";
         log: String = "info", "What is logged: error, warn, info, debug, trace, or directives such as info,pileus::reconcile=debug";
         log_format: LogFormat = "text" of ["text", "json"], "How log lines are written";
         shutdown_deadline: Duration[s] = "15" in 1..=300, "After SIGTERM, how long running requests and steps may take to end";
+        drain: Duration[s] = "0" in 0..=240, "After SIGTERM, how long connections are still taken while /readyz says no, for a balancer to turn away; it is part of SHUTDOWN_DEADLINE_S";
     }
     "State" {
         state_dir: PathBuf = "", "Where `up` keeps its database, images and admin.json; default /var/lib/pileus as root, else the XDG state directory";
@@ -116,6 +118,10 @@ settings! {
         body_limit_bytes: u64 = "1048576" in 4096..=67108864, "Largest JSON body";
         request_timeout: Duration[s] = "30" in 1..=600, "Longest time for a request that neither waits, uploads nor streams";
         wait_max: Duration[s] = "600" in 1..=3600, "Longest ?timeout= of a waiting request";
+        header_timeout: Duration[s] = "60" in 1..=3600, "Longest time for the head of a request, from the connection's start or the end of the request before";
+        max_connections: u32 = "10000" in 16..=1000000, "Most connections at a time; more are answered with 503 and closed";
+        tenant_rate: u32 = "1000" in 1..=1000000, "Most requests of a tenant in a second, over time; admins of the cloud are not counted";
+        tenant_burst: u32 = "2000" in 1..=1000000, "Most requests of a tenant at once, after a pause";
         max_requests: u32 = "512" in 8..=100000, "Most requests worked on at a time, without those that wait, upload or stream";
         max_waits: u32 = "1000" in 1..=100000, "Most waiting requests at a time";
         max_uploads: u32 = "4" in 1..=256, "Most image uploads, and most downloads, at a time";
@@ -123,6 +129,7 @@ settings! {
         stream_keepalive: Duration[s] = "15" in 1..=300, "How often an idle event stream says that it lives";
         idempotency_ttl: Duration[h] = "24" in 1..=720, "How long an Idempotency-Key is remembered";
         event_retention: Duration[days] = "90" in 1..=3650, "How long events are kept";
+        upkeep: Duration[s] = "300" in 1..=3600, "How often what is old is forgotten: events, kept answers, ended tokens, retired signing keys";
     }
     "Images" {
         image_max_gib: u64 = "64" in 1..=16384, "Largest image, both its bytes and its virtual size";
@@ -148,12 +155,21 @@ settings! {
         stall_after: Duration[s] = "300" in 1..=86400, "An item that has not come to its wish in this time is called stalled";
         stop_grace: Duration[s] = "30" in 0..=3600, "After the ACPI button, how long a guest may take to power off";
     }
+    "Background tasks of this process" {
+        task_pace: bool = "on" of ["on", "off"], "Works off what is due. off: nothing is made or removed by this process";
+        task_placer: bool = "on" of ["on", "off"], "Gives instances a host. off: those without one wait, and say so";
+        task_watch: bool = "on" of ["on", "off"], "Asks each host every heartbeat. off: health and what changed behind our back go unnoticed here";
+        task_sweeper: bool = "on" of ["on", "off"], "Removes what nobody owns. off: orphans stay";
+        task_upkeep: bool = "on" of ["on", "off"], "Replaces signing keys ahead of time and forgets what is old. off: old events, answers and tokens stay";
+        task_publisher: bool = "on" of ["on", "off"], "Numbers events. off: the feed stands still, unless another process numbers them";
+    }
     "Hosts" {
         libvirt_uri: String = "auto", "The local host of `up`: a libvirt URI; auto: qemu:///system as root, else qemu:///session; none: no local host";
         virt_type: VirtType = "auto" of ["auto", "kvm", "qemu"], "How the local host of `up` virtualises; auto: KVM where the CPU can, else QEMU";
         heartbeat: Duration[s] = "10" in 1..=600, "How often a host is asked whether it lives";
         host_call_deadline: Duration[s] = "30" in 1..=600, "Longest call to a host";
         host_connections: u32 = "2" in 1..=16, "libvirt connections to each host";
+        allow_test_hosts: bool = "false", "Whether hosts at test:///default and test:///FILE may be registered: libvirt's mock host, which keeps records of guests and runs none. For trials of the API and for benchmarks";
         host_gone_after: Duration[s] = "120" in 1..=86400, "A delete waits this long for a host that does not answer; then the instance goes, and what it left on the host goes when that is back";
         base_image_keep: Duration[s] = "3600" in 0..=31536000, "How long a base image stays on a host that no instance uses it on";
         sweep: Duration[s] = "60" in 1..=86400, "How often each host is looked over for what nobody owns";
@@ -181,6 +197,7 @@ settings! {
         quota_keypairs: i64 = "100" in 0..=1000000, "Keypairs";
     }
     "Tests" {
+        #[hidden] reconcile_wake: bool = "true", "Whether a wish wakes the loop; otherwise it is found by the next look for due work: for the benchmark of what waking costs";
         #[hidden] fault_point: Option<String> = "", "Name of the point at which the process aborts itself";
     }
 }

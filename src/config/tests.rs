@@ -82,6 +82,7 @@ fn a_value_out_of_bounds_is_refused_with_setting_source_and_remedy() {
         ("virt_type", "xen"),
         ("network_pool", "10.64.0.1/12"),
         ("network_prefix", "30"),
+        ("trusted_proxies", "10.0.0.0/8, localhost"),
         ("log", "pileus=loud"),
     ] {
         let error = problems(Flags::default().set(key, text), &[]);

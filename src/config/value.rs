@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::settings::Setting;
 use crate::domain::host::VirtType;
@@ -71,6 +71,16 @@ macro_rules! whole_number {
 }
 whole_number!(u8, u32, u64, i64);
 
+impl Value for bool {
+    fn parse(text: &str, _: &Setting) -> Result<Self, String> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("give true or false".into()),
+        }
+    }
+}
+
 impl Value for f64 {
     fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
         bounded(text.parse().ok(), "", setting)
@@ -108,6 +118,20 @@ impl Value for Ipv4Net {
     }
 }
 
+impl Value for Vec<IpNet> {
+    fn parse(text: &str, _: &Setting) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let net = |item: &str| {
+            // One address is a net of its own.
+            let single = || item.parse().ok().map(|address: std::net::IpAddr| address.into());
+            item.parse().ok().or_else(single).ok_or_else(|| {
+                format!("{item} is no CIDR: give some such as 10.0.0.0/8, 2001:db8::/32")
+            })
+        };
+        items.map(net).collect()
+    }
+}
+
 impl Value for PathBuf {
     fn parse(text: &str, _: &Setting) -> Result<Self, String> {
         // libvirt and PostgreSQL run in other directories than we do.
@@ -125,6 +149,13 @@ impl Value for String {
     fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
         one_of(text, setting)?;
         Ok(text.into())
+    }
+}
+
+impl Value for bool {
+    fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
+        one_of(text, setting)?;
+        Ok(text == "on")
     }
 }
 

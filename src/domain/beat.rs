@@ -38,6 +38,14 @@ impl Beats {
         })
     }
 
+    /// Each loop, for how long it has been silent, and for how long it may be.
+    pub fn ages(&self, now: Time) -> Vec<(&'static str, Duration, Duration)> {
+        let age = |pulse: &Pulse| (now - pulse.last).to_std().unwrap_or_default();
+        self.with(|pulses| {
+            pulses.iter().map(|(name, pulse)| (*name, age(pulse), pulse.longest)).collect()
+        })
+    }
+
     fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<&'static str, Pulse>) -> T) -> T {
         // A panic of another holder leaves at worst an old pulse.
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))

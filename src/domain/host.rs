@@ -132,6 +132,20 @@ pub struct Host {
     /// How many incarnations of instances it carries.
     #[schema(minimum = 0, example = 3)]
     pub incarnations: i64,
+    /// How often in a row it was worked on in vain.
+    #[serde(default)]
+    #[schema(minimum = 0, example = 0)]
+    pub attempts: i64,
+    /// What went wrong at the last of these attempts; null where none was in vain.
+    #[serde(default)]
+    #[schema(max_length = 10000)]
+    pub last_error: Option<String>,
+    /// When it is looked at next; null: at no set time.
+    #[serde(default)]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Since when it has failed so often, or for so long, that somebody should look at it.
+    #[serde(default)]
+    pub stalled_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     /// Counts changes of the wish; also the ETag.
     #[schema(minimum = 1, example = 1)]
@@ -255,8 +269,8 @@ pub struct HostPatch {
 }
 
 impl NewHost {
-    /// Every bound, every field at fault at once; gives the name.
-    pub fn check(&self) -> Result<Name> {
+    /// Every bound, every field at fault at once; gives the name. `mocks`: whether libvirt's mock host will do.
+    pub fn check(&self, mocks: bool) -> Result<Name> {
         let given = HostPatch {
             name: Some(self.name.clone()),
             uri: Some(self.uri.clone()),
@@ -272,14 +286,14 @@ impl NewHost {
             reserved_disk_gib: Some(self.reserved_disk_gib),
             enabled: Some(self.enabled),
         };
-        given.check()?;
+        given.check(mocks)?;
         Name::parse("/name", &self.name)
     }
 }
 
 impl HostPatch {
-    /// Every bound of what is given, every field at fault at once.
-    pub fn check(&self) -> Result<()> {
+    /// Every bound of what is given, every field at fault at once. `mocks` as for a new host.
+    pub fn check(&self, mocks: bool) -> Result<()> {
         let mut faults = Vec::new();
         let mut keep = |checked: Result<()>| {
             // Checks know no other error.
@@ -291,7 +305,7 @@ impl HostPatch {
             keep(Name::parse("/name", name).map(drop));
         }
         if let Some(uri) = &self.uri {
-            keep(host_uri::check("/uri", uri));
+            keep(host_uri::check("/uri", uri, mocks));
         }
         if let Some(path) = &self.pool_path {
             keep(check_path("/pool_path", path));
@@ -372,7 +386,7 @@ mod tests {
             "reserved_vcpus": -1, "reserved_memory_mib": i64::MIN, "reserved_disk_gib": i64::MAX,
         }))
         .unwrap();
-        let Err(Error::Invalid(faults)) = bad.check() else { panic!("accepted") };
+        let Err(Error::Invalid(faults)) = bad.check(true) else { panic!("accepted") };
         let pointers: Vec<_> = faults.iter().map(|f| f.pointer.as_str()).collect();
         assert_eq!(
             pointers,

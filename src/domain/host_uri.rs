@@ -27,8 +27,9 @@ const PARAMETERS: &[&str] = &[
 ];
 
 /// Refuses what libvirt would not take, and what we would not give it; the error names `pointer` and what would do.
-pub fn check(pointer: &str, uri: &str) -> Result<()> {
-    fault(uri).map_or(Ok(()), |detail| Err(Error::field(pointer, detail)))
+/// `mocks`: whether libvirt's mock host will do.
+pub fn check(pointer: &str, uri: &str, mocks: bool) -> Result<()> {
+    fault(uri, mocks).map_or(Ok(()), |detail| Err(Error::field(pointer, detail)))
 }
 
 /// Whether two URIs mean the same daemon, if they mean the same machine: its system daemon, a user's own, or the mock.
@@ -41,7 +42,7 @@ pub fn same_daemon(a: &str, b: &str) -> bool {
     daemon(a) == daemon(b)
 }
 
-fn fault(uri: &str) -> Option<String> {
+fn fault(uri: &str, mocks: bool) -> Option<String> {
     let says = |text: &str| Some(text.to_owned());
     if uri.is_empty() || uri.len() > URI_MAX {
         return Some(format!("must have 1 to {URI_MAX} bytes, has {}", uri.len()));
@@ -58,12 +59,17 @@ fn fault(uri: &str) -> Option<String> {
     if !SCHEMES.contains(&scheme) {
         return Some(format!("begins with {scheme}: must be one of {}", SCHEMES.join(", ")));
     }
+    if scheme == "test" && !mocks {
+        return says(
+            "is libvirt's mock host, whose guests are records and never run: give a qemu URI, or set allow_test_hosts where that is what you want",
+        );
+    }
     if rest.contains('#') {
         return says("must not have a fragment (#)");
     }
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
     let Some((authority, path)) = before.split_once('/') else {
-        return says("must name a path: /system, /session, or for test /default");
+        return says("must name a path: /system or /session");
     };
     authority_fault(scheme, authority)
         .or_else(|| path_fault(scheme, path))
@@ -125,12 +131,12 @@ fn authority_fault(scheme: &str, authority: &str) -> Option<String> {
 }
 
 fn path_fault(scheme: &str, path: &str) -> Option<String> {
-    // `test:///FILE` would read a file of ours, `qemu:///embed` would run the driver within this process.
-    let allowed: &[&str] = if scheme == "test" { &["default"] } else { &["system", "session"] };
-    if allowed.contains(&path) {
-        return None;
-    }
-    Some(format!("the path is /{path}: must be /{}", allowed.join(" or /")))
+    // `qemu:///embed` would run the driver within this process. A mock host's file is its first state.
+    let (fits, allowed) = match scheme {
+        "test" => (!path.is_empty(), "/default or the path of a file"),
+        _ => (matches!(path, "system" | "session"), "/system or /session"),
+    };
+    (!fits).then(|| format!("the path is /{path}: must be {allowed}"))
 }
 
 fn parameter_fault(parameter: &str) -> Option<String> {
@@ -192,8 +198,10 @@ mod tests {
             "qemu+ssh://root@10.0.0.1/system?keyfile=/root/.ssh/id%5fed25519",
             "qemu+tcp://[fd00::1]:16509/system",
             "test:///default",
+            "test:///var/lib/mock/node.xml",
         ] {
-            assert_eq!(fault(uri), None, "{uri}");
+            assert_eq!(fault(uri, true), None, "{uri}");
+            assert_eq!(fault(uri, false).is_some(), uri.starts_with("test:"), "{uri}");
         }
     }
 
@@ -220,7 +228,7 @@ mod tests {
             ("qemu+ssh:///system", "must name a host"),
             ("qemu+unix://h/system", "on this machine"),
             ("test://h/default", "on this machine"),
-            ("test:///etc/passwd", "must be /default"),
+            ("test:///", "must be /default"),
             ("qemu:///embed?root=/tmp", "/system or /session"),
             ("qemu://h", "must name a path"),
             ("qemu+tcp://h:0/system", "port"),
@@ -238,16 +246,16 @@ mod tests {
             ("qemu:///système", "printable"),
             ("qemu:///system?socket=/<x>", "printable"),
         ] {
-            let said = fault(uri).unwrap_or_else(|| panic!("{uri:?} was taken"));
+            let said = fault(uri, true).unwrap_or_else(|| panic!("{uri:?} was taken"));
             assert!(said.contains(why), "{uri:?}: {said}");
         }
-        assert!(fault(&format!("qemu:///system?socket=/{}", "x".repeat(URI_MAX))).is_some());
+        assert!(fault(&format!("qemu:///system?socket=/{}", "x".repeat(URI_MAX)), true).is_some());
     }
 
     proptest! {
         #[test]
         fn no_text_panics_and_what_is_taken_is_plain(text in "(qemu(\\+(ssh|tcp|unix))?|test)://\\PC{0,60}") {
-            if fault(&text).is_none() {
+            if fault(&text, true).is_none() {
                 prop_assert!(text.bytes().all(|b| b.is_ascii_graphic()));
                 prop_assert!(!text.contains("command=") || text.contains("/command="));
             }

@@ -87,6 +87,20 @@ pub struct Image {
     /// Bytes of the disk that a guest sees: a flavor's disk must be at least as large.
     #[schema(minimum = 1, example = 1073741824)]
     pub virtual_bytes: Option<i64>,
+    /// How often in a row it was worked on in vain.
+    #[serde(default)]
+    #[schema(minimum = 0, example = 0)]
+    pub attempts: i64,
+    /// What went wrong at the last of these attempts; null where none was in vain.
+    #[serde(default)]
+    #[schema(max_length = 10000)]
+    pub last_error: Option<String>,
+    /// When it is looked at next; null: at no set time.
+    #[serde(default)]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Since when it has failed so often, or for so long, that somebody should look at it.
+    #[serde(default)]
+    pub stalled_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     /// Counts changes; also the ETag.
     #[schema(minimum = 1, example = 1)]

@@ -55,6 +55,20 @@ pub struct Network {
     /// What a deletion waits for, or what went wrong at the last attempt.
     #[schema(max_length = 2000)]
     pub status_reason: Option<String>,
+    /// How often in a row it was worked on in vain.
+    #[serde(default)]
+    #[schema(minimum = 0, example = 0)]
+    pub attempts: i64,
+    /// What went wrong at the last of these attempts; null where none was in vain.
+    #[serde(default)]
+    #[schema(max_length = 10000)]
+    pub last_error: Option<String>,
+    /// When it is looked at next; null: at no set time.
+    #[serde(default)]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Since when it has failed so often, or for so long, that somebody should look at it.
+    #[serde(default)]
+    pub stalled_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     /// Counts changes; also the ETag.
     #[schema(minimum = 1, example = 1)]

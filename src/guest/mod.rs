@@ -1,3 +1,4 @@
-//! What a guest is given: the NoCloud seed, pure.
+//! What a guest is given and what it tells: the NoCloud seed, cloud-init's result; pure.
 
+pub mod cloud_init;
 pub mod seed;

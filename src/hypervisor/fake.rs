@@ -106,6 +106,11 @@ impl FakeHost {
         lock(&self.world).agents = answer;
     }
 
+    /// Puts a file into every guest, for agents to read.
+    pub fn set_file(&self, path: &str, bytes: &[u8]) {
+        lock(&self.world).files.insert(path.into(), bytes.into());
+    }
+
     /// Ends a domain behind everybody's back. Tells whether there was one.
     pub fn kill(&self, id: InstanceId) -> bool {
         self.quietly(|world, clock| world.end(id, clock))
@@ -239,6 +244,14 @@ impl Hypervisor for FakeHost {
         self.call("agent_ping", |world, _| {
             let running = world.domains.get(&id).is_some_and(|d| d.seen.power == Power::Running);
             Ok(world.agents && running)
+        })
+    }
+
+    fn agent_file(&self, id: InstanceId, path: &str, max: usize) -> Result<Option<Vec<u8>>, Fault> {
+        self.call("agent_file", |world, _| {
+            let running = world.domains.get(&id).is_some_and(|d| d.seen.power == Power::Running);
+            let file = world.files.get(path).filter(|_| world.agents && running);
+            Ok(file.map(|bytes| bytes[..bytes.len().min(max)].to_vec()))
         })
     }
 

@@ -1,18 +1,21 @@
 //! Every host behind one cheap handle: blocking host calls on a bounded set of threads a host, each with a deadline.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::fake::FakeHost;
-use super::{Fault, HostTarget, Hypervisor, Signal};
+use super::{Fault, FaultKind, HostTarget, Hypervisor, Signal};
 use crate::domain::id::HostId;
+use crate::domain::metric;
 
 /// Calls of one host that run at a time. A hung one counts until its thread comes back, so that a host can never hold more
 /// threads than this, however often it is asked.
@@ -46,6 +49,8 @@ struct Lane {
 struct Load {
     threads: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    /// Whether it answered when it was asked last.
+    answers: Arc<AtomicBool>,
 }
 
 impl Hosts {
@@ -83,6 +88,7 @@ impl Hosts {
             None => Load {
                 threads: Arc::new(Semaphore::new(THREADS)),
                 waiting: Arc::new(AtomicUsize::new(0)),
+                answers: Arc::new(AtomicBool::new(true)),
             },
         };
         let hypervisor = (self.0.factory)(&target);
@@ -110,13 +116,27 @@ impl Hosts {
         in_background("host-remove", move || drop(old));
     }
 
+    /// Each host, how many calls run on it, and how many wait for a thread.
+    pub fn loads(&self) -> Vec<(HostId, usize, usize)> {
+        let load = |load: &Load| {
+            let running = THREADS.saturating_sub(load.threads.available_permits());
+            (running, load.waiting.load(Ordering::Acquire))
+        };
+        let of = |(id, lane): (&HostId, &Lane)| {
+            let (running, waiting) = load(&lane.load);
+            (*id, running, waiting)
+        };
+        self.lock().iter().map(of).collect()
+    }
+
     /// The hosts that are known here.
     pub fn ids(&self) -> Vec<HostId> {
         self.lock().keys().copied().collect()
     }
 
-    /// Runs `f` on the host. `Unreachable` if the host is unknown, or if it has not answered within the deadline, which
-    /// counts waiting for a thread too: then the call may yet take effect. `what` says for people what was tried.
+    /// Runs `f` on the host, which it changes: that is logged. `Unreachable` if the host is unknown, or if it has not answered
+    /// within the deadline, which counts waiting for a thread too: then the call may yet take effect. `what` says for people
+    /// what was tried.
     pub async fn call<T: Send + 'static>(
         &self,
         host: HostId,
@@ -124,20 +144,93 @@ impl Hosts {
         deadline: Duration,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let lane = self.lock().get(&host).cloned();
-        let lane =
-            lane.ok_or_else(|| Fault::unreachable(format!("{what}: there is no host {host}")))?;
+        let span = tracing::info_span!("host_call", %host, call = what);
+        async {
+            let (outcome, ms) = self.measured(host, what, deadline, f).await;
+            if outcome.is_ok() {
+                tracing::info!(ms, "done on the host");
+            }
+            outcome
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// The same for what changes nothing there.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        deadline: Duration,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let span = tracing::info_span!("host_call", %host, call = what);
+        async {
+            let (outcome, ms) = self.measured(host, what, deadline, f).await;
+            if outcome.is_ok() {
+                tracing::debug!(ms, "looked at the host");
+            }
+            outcome
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// Runs it, counts it, and tells of its failure. With how many milliseconds it took.
+    async fn measured<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        deadline: Duration,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> (Result<T, Fault>, f64) {
+        let begun = Instant::now();
+        let outcome = self.run(host, what, deadline, f).await;
+        let took = begun.elapsed();
+        let label = host.to_string();
+        histogram!(metric::CALL_SECONDS, "host" => label.clone(), "call" => what).record(took);
+        let word = outcome.as_ref().map_or_else(|fault| fault.kind.as_str(), |_| "ok");
+        counter!(metric::CALLS, "host" => label, "call" => what, "outcome" => word).increment(1);
+        let ms = took.as_secs_f64() * 1000.0;
+        let unreachable = matches!(&outcome, Err(fault) if fault.kind == FaultKind::Unreachable);
+        let news = self.lane(host).is_some_and(|lane| {
+            lane.load.answers.swap(!unreachable, Ordering::AcqRel) == unreachable
+        });
+        match &outcome {
+            Ok(_) if news => tracing::info!("the host answers again"),
+            Ok(_) => {}
+            // Once: a host that is down is asked again and again.
+            Err(fault) if unreachable && !news => tracing::debug!(ms, %fault, "the call failed"),
+            Err(fault) => tracing::info!(ms, %fault, kind = word, "the call failed"),
+        }
+        (outcome, ms)
+    }
+
+    fn lane(&self, host: HostId) -> Option<Lane> {
+        self.lock().get(&host).cloned()
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        deadline: Duration,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let lane = self
+            .lane(host)
+            .ok_or_else(|| Fault::unreachable(format!("{what}: there is no host {host}")))?;
         let end = Instant::now() + deadline;
         let permit = lane.load.thread(what, deadline, end).await?;
         let (reply, answer) = oneshot::channel();
-        let hypervisor = lane.hypervisor;
+        let (hypervisor, span) = (lane.hypervisor, Span::current());
         let spawned = thread::Builder::new().name("host-call".into()).spawn(move || {
             // Nobody waits for it any more, and who comes next may have done it: the machine or this process stood still.
             if Instant::now() >= end {
                 let _ = reply.send(Err(late(what, deadline)));
                 return;
             }
-            let outcome = f(hypervisor.as_ref());
+            let outcome = span.in_scope(|| f(hypervisor.as_ref()));
             // Where nobody waits any more, the call was still made.
             let _ = reply.send(outcome);
             drop(hypervisor);

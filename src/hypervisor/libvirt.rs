@@ -1,11 +1,13 @@
 //! The adapter over libvirt: `Hypervisor` for any host that libvirt reaches by a URI, with no agent of ours on it.
 
+mod agent;
 mod connections;
 mod consoles;
 mod domains;
 mod events;
 mod facts;
 mod fault;
+mod known;
 #[expect(unsafe_code, reason = "callbacks and leases exist only in libvirt's C interface")]
 mod ffi;
 mod networks;
@@ -31,6 +33,8 @@ pub struct Libvirt {
     /// The host's architecture never changes: read once.
     arch: OnceLock<String>,
     consoles: consoles::Freshness,
+    known: known::Known,
+    agents: agent::Turn,
     watchers: Mutex<Vec<Watcher>>,
     /// The cloud has given the host up.
     left: AtomicBool,
@@ -39,10 +43,12 @@ pub struct Libvirt {
 impl Libvirt {
     pub fn new(target: HostTarget) -> Self {
         Self {
-            connections: Connections::new(target.uri.clone(), target.expect),
+            connections: Connections::new(target.uri.clone(), target.expect, most(&target.uri)),
             target,
             arch: OnceLock::new(),
             consoles: consoles::Freshness::default(),
+            known: known::Known::default(),
+            agents: agent::Turn::default(),
             watchers: Mutex::default(),
             left: AtomicBool::default(),
         }
@@ -62,6 +68,11 @@ impl Libvirt {
     }
 }
 
+/// Connections to the host. A mock host that begins with a file of its own is a new one with each connection.
+fn most(uri: &str) -> usize {
+    if uri.starts_with("test:") && uri != "test:///default" { 1 } else { connections::MAX }
+}
+
 impl Hypervisor for Libvirt {
     fn facts(&self) -> Result<HostFacts, Fault> {
         self.connections.with(|conn| self.read_facts(conn))
@@ -72,7 +83,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault> {
-        self.connections.with(domains::all)
+        self.connections.with(|conn| self.known.list(conn, self.connections.opened()))
     }
 
     fn start(&self, spec: &DomainSpec) -> Result<(), Fault> {
@@ -96,7 +107,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn agent_ping(&self, id: InstanceId) -> Result<bool, Fault> {
-        self.connections.with(|conn| domains::agent_ping(conn, id))
+        self.connections.with(|conn| agent::ping(conn, id))
+    }
+
+    fn agent_file(&self, id: InstanceId, path: &str, max: usize) -> Result<Option<Vec<u8>>, Fault> {
+        self.connections.with(|conn| agent::file(conn, &self.agents, id, path, max))
     }
 
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault> {
@@ -164,6 +179,10 @@ impl Hypervisor for Libvirt {
 
     /// Never fails: a connection that cannot be made is tried again until the host is dropped.
     fn subscribe(&self, sink: Arc<dyn Fn(Signal) + Send + Sync>) -> Result<(), Fault> {
+        if most(&self.target.uri) == 1 {
+            // Another connection would be another host.
+            return Ok(());
+        }
         let watcher = Watcher::start(self.target.uri.clone(), sink)?;
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
         Ok(())

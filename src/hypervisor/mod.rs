@@ -34,7 +34,8 @@ pub trait Hypervisor: Send + Sync {
 
     /// The domain with this UUID, whoever made it; `None` only if the host surely has none.
     fn domain(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
-    /// Every domain of the host, active or not, ours or not.
+    /// Every domain of the host, active or not, ours or not. Whether its agent is connected may be as it was when the domain
+    /// was first seen: `domain` tells.
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault>;
     /// Creates the transient domain. Ok if one of the same stamp (incarnation and boot) is there already;
     /// `Conflict` if the UUID or the name is taken by a domain that bears another stamp or none.
@@ -48,6 +49,9 @@ pub trait Hypervisor: Send + Sync {
     fn resume(&self, id: InstanceId) -> Result<(), Fault>;
     /// Whether the guest agent answers a ping within two seconds. `false` if there is no domain or no agent.
     fn agent_ping(&self, id: InstanceId) -> Result<bool, Fault>;
+    /// Up to `max` bytes of a file in the guest, as its agent reads it: the guest's word. `None` if there is no domain, no such
+    /// file, or no reading of it now; `Transient` if the agent does not answer within two seconds.
+    fn agent_file(&self, id: InstanceId, path: &str, max: usize) -> Result<Option<Vec<u8>>, Fault>;
 
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault>;
     /// Every volume in our pool of this host, after a refresh: slow, for the sweeper.
@@ -66,7 +70,8 @@ pub trait Hypervisor: Send + Sync {
     /// Ok if it is gone.
     fn delete_volume(&self, name: &str) -> Result<(), Fault>;
 
-    /// Defines and starts the network where it is missing and makes its DHCP hosts exactly `spec.hosts`.
+    /// Defines and starts the network where it is missing and makes its DHCP hosts exactly `spec.hosts`,
+    /// or these and the ones that are there, with `spec.keep_others`.
     /// `Conflict` where the host's routes or a foreign network of that UUID, name or bridge are in the way.
     fn ensure_network(&self, spec: &NetworkSpec) -> Result<(), Fault>;
     /// Every network of the host, ours or not.
@@ -116,6 +121,18 @@ pub enum FaultKind {
     Unreachable,
     /// Something that is not ours is in the way.
     Conflict,
+}
+
+impl FaultKind {
+    /// The word for it, in metrics and beside messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Unreachable => "unreachable",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 impl Fault {
@@ -270,6 +287,8 @@ pub struct NetworkSpec {
     /// change it in a running network.
     pub dns: Vec<IpAddr>,
     pub hosts: Vec<DhcpHost>,
+    /// DHCP hosts that are there and not in `hosts` stay. One that is in the way of another is then a fault.
+    pub keep_others: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,8 @@
 //! libvirt's XML: written from serde structs, read with roxmltree (serde fails on devices it does not know).
 
 pub mod domain;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod network;
 pub mod storage;

@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use tracing::field::display;
 use uuid::Uuid;
 
 use super::fault;
+use super::hold::Compared;
 use super::placer::Placer;
 use super::turns::Turns;
 use crate::config::Config;
 use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
+use crate::domain::clock::Time;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, NetworkId};
-use crate::hypervisor::{Fault, FaultKind, Hosts, Hypervisor};
+use crate::hypervisor::{Fault, Hosts, Hypervisor};
 use crate::store::changes::Changes;
 use crate::store::work::Lease;
 use crate::store::{self, Tx};
@@ -44,6 +48,8 @@ pub struct Parts {
     pub placer: Placer,
     /// Networks on hosts that are being settled: a long queue there must not hold every connection to the database.
     pub settling: Turns<(HostId, NetworkId)>,
+    /// The hosts that this process has compared with the database: see `hold`.
+    pub compared: Compared,
     /// This process, as the leases name it.
     pub owner: Uuid,
 }
@@ -114,12 +120,7 @@ impl Trouble {
     /// The word that is stored beside the message.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Host(fault) => match fault.kind {
-                FaultKind::Transient => "transient",
-                FaultKind::Permanent => "permanent",
-                FaultKind::Unreachable => "unreachable",
-                FaultKind::Conflict => "conflict",
-            },
+            Self::Host(fault) => fault.kind.as_str(),
             Self::Store(_) => "database",
             Self::LeaseLost => "lease_lost",
         }
@@ -132,7 +133,7 @@ impl Context {
     }
 
     pub async fn conn(&self) -> Result<store::Conn> {
-        Ok(store::acquire(&self.db).await?)
+        store::acquire(&self.db).await
     }
 
     /// A transaction of the lease's holder: its first statement checks the epoch, and keeps others from taking the item.
@@ -142,17 +143,43 @@ impl Context {
         Ok(tx)
     }
 
-    /// Whether the lease still holds, asked right before an effect on a host; gives until when, by our own watch.
-    pub async fn confirm(&self, lease: &Lease) -> Result<Instant> {
-        let asked = Instant::now();
-        let until = store::work::guard(&mut *self.conn().await?, lease).await?;
-        let left = until.and_then(|until| (until - self.clock.now()).to_std().ok());
-        // A clock that was set back must not make it longer.
-        Ok(asked + left.unwrap_or_default().min(self.config.reconcile_lease))
+    /// The same for what was only seen: a commit that does not wait for the disk.
+    pub async fn note(&self, lease: &Lease) -> Result<Tx> {
+        let mut tx = store::begin(&self.db).await?;
+        store::work::guard_softly(&mut tx, lease).await?;
+        Ok(tx)
     }
 
-    /// A host call that changes something there, made only while the lease holds: who was held up for longer than it must not
-    /// touch what its successor made.
+    /// The same, and until when the lease holds, by our own watch.
+    pub async fn write_until(&self, lease: &Lease) -> Result<(Tx, Instant)> {
+        let asked = Instant::now();
+        let mut tx = store::begin(&self.db).await?;
+        let until = store::work::guard(&mut tx, lease).await?;
+        Ok((tx, self.watch(asked, until)))
+    }
+
+    fn watch(&self, asked: Instant, until: Option<Time>) -> Instant {
+        let left = until.and_then(|until| (until - self.clock.now()).to_std().ok());
+        // A clock that was set back must not make it longer.
+        asked + left.unwrap_or_default().min(self.config.reconcile_lease)
+    }
+
+    /// Whether the lease still holds, asked right before an effect on a host; gives until when, by our own watch. What was
+    /// wished is on the database's disk then, and no crash takes it back.
+    pub async fn confirm(&self, lease: &Lease) -> Result<Instant> {
+        let until = self.confirm_lease(lease).await?;
+        self.changes.durable(&self.db).await?;
+        Ok(until)
+    }
+
+    /// The same before an effect that nobody would miss or suffer from, were the wish for it taken back.
+    pub async fn confirm_lease(&self, lease: &Lease) -> Result<Instant> {
+        let asked = Instant::now();
+        let until = store::work::guard(&mut *self.conn().await?, lease).await?;
+        Ok(self.watch(asked, until))
+    }
+
+    /// A host call that changes something there, made only while the lease holds.
     pub async fn effect<T: Send + 'static>(
         &self,
         lease: &Lease,
@@ -161,6 +188,17 @@ impl Context {
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Trouble> {
         let until = self.confirm(lease).await?;
+        self.effect_until(until, host, what, f).await
+    }
+
+    /// The same under a lease that was confirmed already: who is held up for longer must not touch what a successor made.
+    pub async fn effect_until<T: Send + 'static>(
+        &self,
+        until: Instant,
+        host: HostId,
+        what: &'static str,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Trouble> {
         let done = self.host(host, what, move |host| {
             fault::point(what);
             if Instant::now() >= until {
@@ -171,14 +209,25 @@ impl Context {
         done.await?.ok_or(Trouble::LeaseLost)
     }
 
-    /// A host call with the usual deadline.
+    /// A look at a host, with the usual deadline: it changes nothing there.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        host: HostId,
+        what: &'static str,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        Span::current().record("host", display(host));
+        self.hosts.look(host, what, self.config.host_call_deadline, f).await
+    }
+
+    /// A call that changes something on a host, with the usual deadline.
     pub async fn host<T: Send + 'static>(
         &self,
         host: HostId,
         what: &'static str,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.hosts.call(host, what, self.config.host_call_deadline, f).await
+        self.long_host_call(host, what, self.config.host_call_deadline, f).await
     }
 
     /// For how long a host must be silent before a delete no longer waits for it.
@@ -194,6 +243,7 @@ impl Context {
         deadline: Duration,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
+        Span::current().record("host", display(host));
         self.hosts.call(host, what, deadline, f).await
     }
 

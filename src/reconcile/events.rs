@@ -25,6 +25,21 @@ pub async fn publish_once(db: &PgPool, changes: &Changes) -> Result<()> {
     Ok(())
 }
 
+/// Where this process is not to publish: tells its streams what others numbered, until `shutdown`.
+pub async fn follow_forever(db: PgPool, changes: Changes, shutdown: CancellationToken) {
+    let look = async || -> Result<()> {
+        let (last, _) = store::metrics::feed(&mut *store::acquire(&db).await?).await?;
+        changes.published(last);
+        Ok(())
+    };
+    while !shutdown.is_cancelled() {
+        if let Err(error) = look().await {
+            tracing::warn!(%error, "the feed could not be looked at; trying again");
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await;
+    }
+}
+
 /// The publisher's loop, until `shutdown`. A failure is logged and tried again at the next round.
 pub async fn publish_forever(
     db: PgPool,

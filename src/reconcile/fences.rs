@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{Context, Outcome, Trouble, host_images, host_networks, instances};
+use super::{Context, Outcome, Trouble, hold, host_images, host_networks, instances};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::IncarnationId;
 use crate::store::work::{self, Kind, Lease};
@@ -21,6 +21,9 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     if reached.is_none_or(|reached| reached.health != "up") {
         // The watch touches this item when the host is back.
         return Ok(Outcome::wait(TimeDelta::seconds(60), "the host does not answer"));
+    }
+    if hold::why(ctx, host).await?.is_some() {
+        return Ok(hold::wait());
     }
     let instance = fenced.instance_id;
     let cloud = ctx.cloud;

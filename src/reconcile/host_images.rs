@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Context, Outcome, Trouble, fault};
+use super::{Context, Outcome, Trouble, fault, hold};
 use crate::domain::clock::Time;
 use crate::domain::id::{HostId, ImageId};
 use crate::domain::image::{self, Blob};
 use crate::hypervisor::{Fault, Upload};
 use crate::store::host_images::HostImage;
 
-use crate::store::work::{self, Kind, Lease};
+use crate::store::work::{self, Asked, Kind, Lease};
 use crate::store::{self, Tx};
 
 /// An upload of any length ends by this time, or is begun anew.
@@ -31,9 +31,7 @@ pub async fn blob(ctx: &Context, image: ImageId) -> Result<Blob, Trouble> {
 }
 
 pub async fn is_present(ctx: &Context, host: HostId, image: ImageId) -> Result<bool, Trouble> {
-    let blob = blob(ctx, image).await?;
-    let found = store::host_images::find(&mut *ctx.conn().await?, host, &blob.sha256).await?;
-    Ok(found.is_some_and(|found| found.present))
+    Ok(store::host_images::is_present(&mut *ctx.conn().await?, host, image).await?)
 }
 
 /// Asks for the base image on the host; whoever asks is looked at again when it is there.
@@ -46,6 +44,10 @@ pub async fn want(
     let blob = blob(ctx, image).await?;
     let now = ctx.clock.now();
     let mut tx = ctx.write(lease).await?;
+    if !store::host_images::lock_in(&mut tx, host, &blob.sha256).await? {
+        let why = "a forgotten copy of the image is being removed from the host";
+        return Ok(Outcome::wait(TimeDelta::milliseconds(500), why));
+    }
     let id = store::host_images::want(&mut tx, host, &blob.sha256, now).await?;
     let row = store::host_images::get(&mut tx, id).await?;
     if row.as_ref().is_some_and(|row| row.present) {
@@ -57,6 +59,7 @@ pub async fn want(
     let account = work::account(&mut conn, Kind::HostImage, id).await?;
     if account.as_ref().is_none_or(|account| account.due_at.is_none()) {
         work::touch(&mut conn, Kind::HostImage, id, now).await?;
+        work::on_behalf(&mut conn, lease, Kind::HostImage, id).await?;
     }
     drop(conn);
     ctx.changes.wake();
@@ -77,10 +80,12 @@ pub async fn want(
 }
 
 /// The volume is not on the host, whatever we thought.
-pub async fn lost(ctx: &Context, host: HostId, sha256: &str) -> Result<(), Trouble> {
+pub async fn lost(ctx: &Context, lease: &Lease, host: HostId, sha256: &str) -> Result<(), Trouble> {
     let mut tx = store::begin(&ctx.db).await?;
     if let Some(row) = store::host_images::find(&mut tx, host, sha256).await? {
-        work::touch_afresh(&mut tx, Kind::HostImage, row.id, ctx.clock.now()).await?;
+        let (item, now) = (Kind::HostImage, ctx.clock.now());
+        work::touch_afresh(&mut tx, item, row.id, now, &Asked::default()).await?;
+        work::on_behalf(&mut tx, lease, item, row.id).await?;
         store::host_images::set_present(&mut tx, row.id, false).await?;
     }
     tx.commit().await?;
@@ -200,6 +205,9 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
 
 /// First nobody may count on it, then the volume goes, then the row; an instance that came meanwhile has it uploaded again.
 async fn remove(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome, Trouble> {
+    if hold::why(ctx, row.host_id).await?.is_some() {
+        return Ok(hold::wait());
+    }
     let mut tx = ctx.write(lease).await?;
     let unused = store::host_images::retire(&mut tx, row.id).await?;
     tx.commit().await?;

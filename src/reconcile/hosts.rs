@@ -11,24 +11,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::in_time;
-use super::{Context, Outcome, Run, Trouble, host_networks};
+use super::{Context, Outcome, Run, Trouble, hold, host_networks};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Power, Wanted};
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, HostFacts, HostTarget};
-use crate::store::hosts::{Reached, Totals};
+use crate::store::hosts::{Address, Reached, Totals};
 use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
 use crate::store::{self, Tx};
 
 /// Makes every host known to `hosts`, so that steps find them.
-pub async fn connect(ctx: &Context) -> Result<Vec<Reached>> {
-    let all = store::hosts::all_reached(&mut *ctx.conn().await?).await?;
+pub async fn connect(ctx: &Context) -> Result<Vec<HostId>> {
+    let all = store::hosts::addresses(&mut *ctx.conn().await?).await?;
     for host in &all {
         ctx.hosts.set(host.id, target(ctx, host));
     }
-    Ok(all)
+    Ok(all.into_iter().map(|host| host.id).collect())
 }
 
 /// Watches until `shutdown`: one task a host, as hosts come and go.
@@ -39,7 +39,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     while !shutdown.is_cancelled() {
         match in_time(ctx.config.database_patience, connect(&ctx)).await {
             Ok(all) => {
-                let known: HashSet<_> = all.iter().map(|host| host.id).collect();
+                let known: HashSet<_> = all.iter().collect();
                 watched.retain(|id, end| {
                     let stays = known.contains(id);
                     if !stays {
@@ -48,10 +48,11 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                     }
                     stays
                 });
-                for host in all {
-                    watched.entry(host.id).or_insert_with(|| {
+                // Steps need the hosts all the same.
+                for id in all.iter().filter(|_| ctx.config.task_watch) {
+                    watched.entry(*id).or_insert_with(|| {
                         let end = shutdown.child_token();
-                        tasks.spawn(watch(ctx.clone(), host.id, end.clone()));
+                        tasks.spawn(watch(ctx.clone(), *id, end.clone()));
                         end
                     });
                 }
@@ -68,7 +69,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     tasks.wait().await;
 }
 
-fn target(ctx: &Context, host: &Reached) -> HostTarget {
+fn target(ctx: &Context, host: &Address) -> HostTarget {
     HostTarget {
         uri: host.uri.clone(),
         pool_path: host.pool_path.clone(),
@@ -77,12 +78,25 @@ fn target(ctx: &Context, host: &Reached) -> HostTarget {
     }
 }
 
-/// One host until `end`.
+/// One host until `end`: its domains at every heartbeat, all that it is now and then, and whenever something is amiss.
 async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
-    // It asks the host twice at most.
-    let longest = ctx.config.host_call_deadline * 2 + ctx.config.database_patience;
+    let scan = TimeDelta::from_std(ctx.config.reconcile_scan).unwrap_or(TimeDelta::minutes(1));
+    // It asks the host three times at most.
+    let longest = ctx.config.host_call_deadline * 3 + ctx.config.database_patience;
+    let mut told = None;
     loop {
-        if let Err(error) = in_time(longest, look(&ctx, id)).await {
+        let now = ctx.clock.now();
+        let fresh = told.is_some_and(|at| now >= at && now - at < scan);
+        let looked = in_time(longest, async {
+            if !(fresh && glance(&ctx, id).await?) {
+                look(&ctx, id).await?;
+                told = Some(now);
+            }
+            Ok(())
+        });
+        // A host that hangs holds up no end: nothing is half-written by a look that is left.
+        let Some(looked) = end.run_until_cancelled(looked).await else { return };
+        if let Err(error) = looked {
             tracing::warn!(host = %id, %error, "a host's health could not be noted; trying again");
         }
         tokio::select! {
@@ -92,7 +106,19 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
     }
 }
 
-/// One heartbeat: facts, then a scan.
+/// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
+/// said of the host.
+async fn glance(ctx: &Context, id: HostId) -> Result<bool> {
+    let Ok(domains) = ctx.host(id, "list a host's domains", |host| host.domains()).await else {
+        return Ok(false);
+    };
+    if !store::hosts::is_up(&mut *ctx.conn().await?, id).await? {
+        return Ok(false);
+    }
+    scan(ctx, id, &domains).await.map(|()| true)
+}
+
+/// Everything: facts, then a scan.
 pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
     let mut asked = ask(ctx, id).await;
     if matches!(&asked, Err(fault) if fault.kind == FaultKind::Transient) {
@@ -103,6 +129,7 @@ pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
     let Some(host) = host else { return Ok(()) };
     match asked.and_then(|(facts, domains)| same_host(&host, &facts).map(|()| (facts, domains))) {
         Ok((facts, domains)) => {
+            hold::at_heartbeat(ctx, &host, &domains).await?;
             match note_up(ctx, &host, &facts).await {
                 // Registered twice: the second row says so, rather than nothing.
                 Err(Error::Conflict { detail, .. }) => return note_down(ctx, &host, &detail).await,
@@ -118,7 +145,7 @@ async fn ask(
     ctx: &Context,
     id: HostId,
 ) -> std::result::Result<(HostFacts, Vec<DomainSeen>), Fault> {
-    ctx.host(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await
+    ctx.look(id, "ask a host for its facts", |host| Ok((host.facts()?, host.domains()?))).await
 }
 
 /// A host is its UUID, not its address.
@@ -255,12 +282,19 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     };
     if host.removed_at.is_none() {
         // A new or changed host: contact it now rather than at its next heartbeat.
-        ctx.hosts.set(id, target(ctx, &host));
+        let Reached { uri, pool_path, host_uuid, .. } = host;
+        ctx.hosts.set(id, target(ctx, &Address { id, uri, pool_path, host_uuid }));
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
+    }
     if host.health != "up" && ctx.clock.now() - host.health_since >= ctx.gone_after() {
         return give_up(ctx, lease, &host).await;
+    }
+    if hold::why(ctx, id).await?.is_some() {
+        return Ok(hold::wait());
     }
     for network in store::host_networks::on_host(&mut *ctx.conn().await?, id).await? {
         host_networks::settle(ctx, id, network).await?;
@@ -299,8 +333,8 @@ async fn forget(
     if !store::hosts::forget(&mut tx, host.id).await? {
         return Ok(Outcome::wait(TimeDelta::seconds(10), "the host still carries incarnations"));
     }
-    work::remove(&mut tx, Kind::Host, lease.item).await?;
     ctx.event(&mut tx, "host.delete", subject(host), EventOutcome::Done, detail).await?;
+    work::remove(&mut tx, Kind::Host, lease.item).await?;
     tx.commit().await?;
     ctx.hosts.remove(host.id);
     ctx.changes.changed(host.id.0);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use sqlx::PgPool;
 
-use super::{Context, Outcome as Look, Trouble};
+use super::{Context, Outcome as Look, Trouble, hold};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
@@ -42,6 +42,9 @@ pub struct Swept {
 /// One look at a deleted image.
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Look, Trouble> {
     let id = ImageId(lease.item);
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
+    }
     let was_there = store::images::get(&mut *ctx.conn().await?, None, id).await?.is_some();
     Images::of(ctx).reconcile(id).await?;
     let mut tx = ctx.write(lease).await?;
@@ -133,6 +136,8 @@ impl Images {
         if store::images::blob_is_used(&mut tx, sha256).await? {
             return Ok(false);
         }
+        // A crash of the database must not bring back an image whose bytes are gone.
+        store::flush::Flush::default().wait(&self.db).await?;
         unlink(image::path(&self.image_dir, sha256)).await?;
         let removed = store::images::remove_blob(&mut tx, sha256).await?;
         for copy in store::images::host_copies(&mut tx, sha256).await? {

@@ -5,14 +5,15 @@ mod observe;
 mod removal;
 mod sight;
 
+use build::Missing;
 use chrono::TimeDelta;
 
 use super::placer::Placed;
-use super::{Context, Outcome, Trouble, fault, host_images};
+use super::{Context, Outcome, Trouble, fault, hold, host_images};
 use crate::domain::clock::Time;
 use crate::domain::event::Subject;
 use crate::domain::id::{IncarnationId, InstanceId};
-use crate::domain::instance::{Power, Step, next_step};
+use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
 use crate::hypervisor::Fault;
 use crate::store;
 use crate::store::instances::Record;
@@ -25,32 +26,50 @@ pub(super) use removal::{clean_host, wake_unplaced};
 const QUICK_EXIT: TimeDelta = TimeDelta::seconds(10);
 /// For so long after a start its addresses and its agent are looked for.
 const WATCH_ADDRESSES: TimeDelta = TimeDelta::minutes(10);
+/// And its cloud-init, which may install half a distribution, for so long.
+const WATCH_CLOUD_INIT: TimeDelta = TimeDelta::hours(1);
 /// How often capacity is looked for when nobody says that some came free.
 const PLACE_AGAIN: TimeDelta = TimeDelta::seconds(5);
 
-/// Volume names of an incarnation.
-pub fn disk_name(id: IncarnationId) -> String {
-    format!("disk-{id}.qcow2")
-}
-
-pub fn seed_name(id: IncarnationId) -> String {
-    format!("seed-{id}.iso")
-}
-
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
     let id = InstanceId(lease.item);
-    let record = store::instances::get(&mut *ctx.conn().await?, None, id).await?;
+    let mut conn = ctx.conn().await?;
+    let record = store::instances::get(&mut conn, None, id).await?;
     let Some(record) = record else {
-        work::remove(&mut *ctx.conn().await?, Kind::Instance, lease.item).await?;
+        work::remove(&mut conn, Kind::Instance, lease.item).await?;
         return Ok(Outcome::Gone);
     };
-    let ports = store::ports::of_instance(&mut *ctx.conn().await?, id).await?;
+    let ports = store::ports::of_instance(&mut conn, id).await?;
+    drop(conn);
     let sight = sight::look(ctx, &record, &ports).await?;
     let now = ctx.clock.now();
     let step = next_step(&record.wish(), &sight.situation, now);
     let record = observe::observe(ctx, lease, record, &sight, &step, now).await?;
-    tracing::debug!(instance = %id, wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
-    Look { ctx, lease, record: &record, ports: &ports, now }.take(step).await
+    tracing::debug!(wanted = ?record.wanted, situation = ?sight.situation, ?step, "look");
+    if let Some(host) = record.host_id
+        && ends_what_is_newer(&record, &step, &sight.situation)
+        && hold::why(ctx, host).await?.is_some()
+    {
+        return Ok(hold::wait());
+    }
+    let silent = sight.agent_silent;
+    Look { ctx, lease, record: &record, ports: &ports, silent, now }.take(step).await
+}
+
+/// Whether the step would end a guest that this database may be too old to know: one of another incarnation, or of a later
+/// power-on than the wish. A deletion ends whatever power-on there is.
+fn ends_what_is_newer(record: &Record, step: &Step, situation: &Situation) -> bool {
+    let ends = matches!(step, Step::PowerOff | Step::Shutdown { .. });
+    let newer = match situation {
+        Situation::Seen { domain: Domain::Stale, .. } => true,
+        Situation::Seen { domain: Domain::Running { boot } | Domain::Paused { boot }, .. } => {
+            *boot > record.boot && record.wanted != Wanted::Deleted
+        }
+        Situation::Seen { domain: Domain::Absent | Domain::Off | Domain::Foreign, .. }
+        | Situation::Unplaced
+        | Situation::Unknown { .. } => false,
+    };
+    ends && newer
 }
 
 /// A look that is to be followed by a step.
@@ -59,6 +78,8 @@ struct Look<'a> {
     lease: &'a Lease,
     record: &'a Record,
     ports: &'a [PortView],
+    /// Whether the guest agent let us wait in vain.
+    silent: bool,
     now: Time,
 }
 
@@ -76,6 +97,8 @@ impl Look<'_> {
                     Ok(Outcome::Again)
                 }
                 Placed::NoRoom(summary) => Ok(Outcome::wait(PLACE_AGAIN, summary)),
+                // Perhaps it was placed before, where this database does not know of.
+                Placed::Lost if hold::everywhere(self.ctx).await?.is_some() => Ok(hold::wait()),
                 Placed::Lost => {
                     Ok(Outcome::Settled { next: Some(TimeDelta::milliseconds(100)), reason: None })
                 }
@@ -85,9 +108,8 @@ impl Look<'_> {
                 Ok(Outcome::Gone)
             }
             (Step::Remove, Some((incarnation, host))) => {
-                self.clean(incarnation, host).await?;
-                self.forget(Some((incarnation, host))).await?;
-                Ok(Outcome::Gone)
+                self.ctx.confirm(self.lease).await?;
+                self.remove(incarnation, host).await
             }
             (Step::LeaveBehind, Some((incarnation, _))) => {
                 self.leave_behind(incarnation).await?;
@@ -97,14 +119,14 @@ impl Look<'_> {
                 host_images::want(self.ctx, self.lease, host, self.record.image_id).await
             }
             (Step::CreateDisk, Some((incarnation, host))) => {
-                self.create_disk(incarnation, host).await?;
-                Ok(Outcome::Again)
+                self.make(incarnation, host, Missing { disk: true, seed: true }).await
             }
             (Step::WriteSeed, Some((incarnation, host))) => {
-                self.write_seed(incarnation, host).await?;
-                Ok(Outcome::Again)
+                self.make(incarnation, host, Missing { disk: false, seed: true }).await
             }
-            (Step::Start, Some((incarnation, host))) => self.start(incarnation, host).await,
+            (Step::Start, Some((incarnation, host))) => {
+                self.make(incarnation, host, Missing { disk: false, seed: false }).await
+            }
             (Step::Pause, Some((_, host))) => {
                 self.ctx.effect(self.lease, host, "pause", move |host| host.pause(id)).await?;
                 Ok(Outcome::Again)
@@ -121,11 +143,15 @@ impl Look<'_> {
                     .await?;
                 Ok(Outcome::wait(again, "the guest was asked to power off"))
             }
-            (Step::PowerOff, Some((_, host))) => {
+            (Step::PowerOff, Some((incarnation, host))) => {
                 self.ctx
                     .effect(self.lease, host, "power off", move |host| host.power_off(id))
                     .await?;
                 fault::point("powered_off");
+                if self.record.wanted == Wanted::Deleted {
+                    // Which nothing takes back: the host has said that the domain is gone, and the rest follows.
+                    return self.remove(incarnation, host).await;
+                }
                 Ok(Outcome::Again)
             }
             (Step::TakeAway, Some((_, host))) => {
@@ -153,7 +179,7 @@ impl Look<'_> {
         }
     }
 
-    /// At rest, but for the young guest whose addresses and agent somebody may wait for.
+    /// At rest, but for the young guest whose addresses, agent and cloud-init somebody may wait for.
     fn rest(&self) -> Outcome {
         let Some(start) =
             self.record.started_at.filter(|_| self.record.observed_power == Power::Running)
@@ -161,18 +187,19 @@ impl Look<'_> {
             return Outcome::rest();
         };
         let age = self.now - start;
+        let seldom = (age / 20).max(TimeDelta::seconds(1));
         let complete =
             self.record.agent && self.ports.iter().all(|p| self.record.saw_address(p.address));
-        Outcome::Settled {
-            next: if complete || age >= WATCH_ADDRESSES {
-                None
-            } else if age < TimeDelta::seconds(30) {
-                Some(TimeDelta::milliseconds(300))
-            } else {
-                Some((age / 20).max(TimeDelta::seconds(1)))
-            },
-            reason: None,
-        }
+        let next = if !complete && age < WATCH_ADDRESSES {
+            let young = age < TimeDelta::seconds(30);
+            Some(if young { TimeDelta::milliseconds(300) } else { seldom })
+        } else if sight::may_tell_of_cloud_init(self.record, self.now) {
+            // Asking an agent that does not answer costs a thread of the host for seconds.
+            Some(if self.silent { (age / 4).max(TimeDelta::seconds(5)) } else { seldom })
+        } else {
+            None
+        };
+        Outcome::Settled { next, reason: None }
     }
 }
 

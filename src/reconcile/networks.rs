@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{Context, Outcome, Trouble, host_networks};
+use super::{Context, Outcome, Trouble, hold, host_networks};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::NetworkId;
 use crate::domain::network::NetworkStatus;
@@ -27,6 +27,11 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         NetworkStatus::Active => return Ok(Outcome::rest()),
         NetworkStatus::Deleting => {}
     }
+    if hold::everywhere(ctx).await?.is_some() {
+        return Ok(hold::wait());
+    }
+    // Not before it is certain that the network is to go.
+    ctx.changes.durable(&ctx.db).await?;
     if let Some(wait) = leave_hosts(ctx, id).await? {
         return Ok(wait);
     }
@@ -35,7 +40,6 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         // Somebody who did not know yet noted it on a host meanwhile.
         return Ok(Outcome::Again);
     }
-    work::remove(&mut tx, Kind::Network, lease.item).await?;
     let subject = Subject {
         kind: "network",
         id: id.0,
@@ -44,6 +48,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     };
     let detail = json!({ "cidr": network.cidr });
     ctx.event(&mut tx, "network.delete", subject, EventOutcome::Done, detail).await?;
+    work::remove(&mut tx, Kind::Network, lease.item).await?;
     tx.commit().await?;
     ctx.changes.changed(id.0);
     Ok(Outcome::Gone)
@@ -58,6 +63,8 @@ async fn leave_hosts(ctx: &Context, id: NetworkId) -> Result<Option<Outcome>, Tr
         let reached = store::hosts::reached(&mut *ctx.conn().await?, host).await?;
         if reached.is_none_or(|reached| reached.health != "up") {
             silent += 1;
+        } else if hold::why(ctx, host).await?.is_some() {
+            return Ok(Some(hold::wait()));
         } else if let Err(error) = host_networks::settle(ctx, host, id).await {
             trouble.get_or_insert(error);
         }

@@ -4,18 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use metrics::{counter, gauge, histogram};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 use super::context::in_time;
 use super::{Context, Outcome, Run, Trouble, reconcile};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
+use crate::domain::metric;
 use crate::hypervisor::FaultKind;
 use crate::store;
-use crate::store::work::{self, Failure, Hold, Kind, Lease, Settled};
+use crate::store::work::{self, Claimed, Failure, Hold, Kind, Lease, Settled};
 
 /// Looks in a row under one lease; an item that is not done by then waits for its next turn.
 const LOOKS: usize = 32;
@@ -28,16 +33,17 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let workers = Arc::new(Semaphore::new(ctx.config.reconcile_workers as usize));
     let tasks = TaskTracker::new();
     while !shutdown.is_cancelled() {
-        let claimed = claim_and_spawn(&ctx, &workers, &tasks).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "due work could not be claimed; trying again");
-            0
-        });
+        let claimed =
+            claim_and_spawn(&ctx, &workers, &tasks, &shutdown).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "due work could not be claimed; trying again");
+                0
+            });
         beat.alive(ctx.clock.now());
         // A full house is asked again as soon as one leaves, an empty one when somebody wakes us or the next item is due.
         if claimed == 0 && workers.available_permits() > 0 {
             let pause = pause(&ctx).await;
             tokio::select! {
-                () = ctx.changes.work() => {}
+                () = ctx.changes.work(), if ctx.config.reconcile_wake => {}
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
             }
@@ -50,7 +56,26 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
         }
     }
     tasks.close();
-    tasks.wait().await;
+    // Each stops after the look that it is at. What hangs on a host has until half the deadline.
+    let patience = ctx.config.shutdown_deadline / 2;
+    if tokio::time::timeout(patience, tasks.wait()).await.is_err() {
+        tracing::warn!(
+            steps = tasks.len(),
+            "steps did not end in time; their items are given back"
+        );
+    }
+    if let Err(error) = give_back(&ctx).await {
+        tracing::warn!(%error, "leases could not be given back; they run out by themselves");
+    }
+}
+
+/// Another process may take at once what this one still holds; whatever is still at work here can write nothing any more.
+async fn give_back(ctx: &Context) -> Result<()> {
+    let given = work::give_back(&mut *ctx.conn().await?, ctx.owner, ctx.clock.now()).await?;
+    if given > 0 {
+        tracing::info!(given, "leases were given back");
+    }
+    Ok(())
 }
 
 /// Leases as much due work as there are free workers, and sets them to it; gives how much.
@@ -58,6 +83,7 @@ async fn claim_and_spawn(
     ctx: &Context,
     workers: &Arc<Semaphore>,
     tasks: &TaskTracker,
+    stop: &CancellationToken,
 ) -> Result<usize> {
     let free = workers.available_permits();
     if free == 0 {
@@ -67,11 +93,11 @@ async fn claim_and_spawn(
         in_time(ctx.config.database_patience, claim(ctx, i64::try_from(free).unwrap_or(i64::MAX)))
             .await?;
     let count = leases.len();
-    for lease in leases {
+    for claimed in leases {
         let Ok(permit) = Arc::clone(workers).acquire_owned().await else { break };
-        let ctx = ctx.clone();
+        let (ctx, stop) = (ctx.clone(), stop.clone());
         tasks.spawn(async move {
-            work_off(&ctx, lease).await;
+            work_off(&ctx, claimed, &stop).await;
             drop(permit);
         });
     }
@@ -89,7 +115,7 @@ async fn pause(ctx: &Context) -> Duration {
     }
 }
 
-async fn claim(ctx: &Context, limit: i64) -> Result<Vec<Lease>> {
+async fn claim(ctx: &Context, limit: i64) -> Result<Vec<Claimed>> {
     let length = TimeDelta::from_std(ctx.config.reconcile_lease).unwrap_or(TimeDelta::seconds(30));
     work::claim(&mut *ctx.conn().await?, ctx.owner, limit, length, ctx.clock.now()).await
 }
@@ -98,27 +124,71 @@ async fn claim(ctx: &Context, limit: i64) -> Result<Vec<Lease>> {
 pub async fn run_due(ctx: &Context, limit: i64) -> Result<usize> {
     let leases = claim(ctx, limit).await?;
     let count = leases.len();
-    for lease in leases {
-        work_off(ctx, lease).await;
+    for claimed in leases {
+        work_off(ctx, claimed, &CancellationToken::new()).await;
     }
     Ok(count)
 }
 
+/// What every log line about the item says: what it is, the attempt, who asked, and as soon as it is known, the host.
+fn span(Claimed { lease, asked }: &Claimed) -> Span {
+    let span = tracing::info_span!(
+        "reconcile",
+        kind = lease.kind.as_str(),
+        item = %lease.item,
+        attempt = lease.attempts + 1,
+        request_id = asked.request_id,
+        instance = Empty,
+        host = Empty
+    );
+    if lease.kind == Kind::Instance {
+        span.record("instance", display(lease.item));
+    }
+    span
+}
+
 /// Looks at the item until it settles, keeps the lease meanwhile, and gives it back.
-async fn work_off(ctx: &Context, lease: Lease) {
+async fn work_off(ctx: &Context, claimed: Claimed, stop: &CancellationToken) {
+    let span = span(&claimed);
+    hold(ctx, claimed.lease, stop).instrument(span).await;
+}
+
+async fn hold(ctx: &Context, lease: Lease, stop: &CancellationToken) {
+    let (begun, busy) = (Instant::now(), gauge!(metric::WORKERS_BUSY));
+    busy.increment(1);
     let outcome = tokio::select! {
-        outcome = look_until_settled(ctx, &lease) => outcome,
+        outcome = look_until_settled(ctx, &lease, stop) => outcome,
         () = keep(ctx, &lease) => Err(Trouble::LeaseLost),
     };
+    busy.decrement(1);
+    measure(&lease, begun, &outcome);
     if let Err(error) = in_time(ctx.config.database_patience, settle(ctx, &lease, outcome)).await {
         // The lease runs out by itself, and the next holder looks anew.
-        tracing::warn!(kind = ?lease.kind, item = %lease.item, %error, "an outcome could not be stored");
+        tracing::warn!(%error, "an outcome could not be stored");
     }
 }
 
-async fn look_until_settled(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
+fn measure(lease: &Lease, begun: Instant, outcome: &Result<Outcome, Trouble>) {
+    let kind = lease.kind.as_str();
+    histogram!(metric::RECONCILE_SECONDS, "kind" => kind).record(begun.elapsed());
+    let outcome = match outcome {
+        Ok(Outcome::Again | Outcome::Settled { next: Some(_), .. }) => "later",
+        Ok(Outcome::Settled { next: None, .. }) => "settled",
+        Ok(Outcome::Gone) => "gone",
+        Err(trouble) => trouble.kind(),
+    };
+    counter!(metric::RECONCILES, "kind" => kind, "outcome" => outcome).increment(1);
+}
+
+async fn look_until_settled(
+    ctx: &Context,
+    lease: &Lease,
+    stop: &CancellationToken,
+) -> Result<Outcome, Trouble> {
     for _ in 0..LOOKS {
         match reconcile(ctx, lease).await? {
+            // The next step is another process's.
+            Outcome::Again if stop.is_cancelled() => break,
             Outcome::Again => {}
             done @ (Outcome::Settled { .. } | Outcome::Gone) => return Ok(done),
         }
@@ -164,14 +234,20 @@ async fn settle(ctx: &Context, lease: &Lease, outcome: Result<Outcome, Trouble>)
         }
         Err(trouble) => failed(ctx, lease, &trouble, now),
     };
+    let Some((kind, detail)) = news else {
+        if work::settle(&mut *ctx.conn().await?, lease, &settled, now).await? {
+            ctx.changes.changed(lease.item);
+        } else {
+            note_lost(lease);
+        }
+        return Ok(());
+    };
     let mut tx = store::begin(&ctx.db).await?;
     if work::settle(&mut tx, lease, &settled, now).await? {
-        if let Some((kind, detail)) = news {
-            let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
-            let subject =
-                Subject { kind: noun(lease.kind), id: lease.item, name: String::new(), tenant };
-            ctx.event(&mut tx, kind, subject, EventOutcome::Failed, detail).await?;
-        }
+        let tenant = work::tenant_of(&mut tx, lease.kind, lease.item).await?;
+        let subject =
+            Subject { kind: lease.kind.as_str(), id: lease.item, name: String::new(), tenant };
+        ctx.event(&mut tx, kind, subject, EventOutcome::Failed, detail).await?;
         tx.commit().await?;
         ctx.changes.changed(lease.item);
     } else {
@@ -206,14 +282,17 @@ fn failed(ctx: &Context, lease: &Lease, trouble: &Trouble, now: Time) -> (Settle
         Trouble::Host(fault) => fault.message.clone(),
         // What the database said is for the log; people are told whose fault it is.
         Trouble::Store(error) => {
-            tracing::error!(kind = ?lease.kind, item = %lease.item, error = format!("{error:#}"), "reconcile failed in the database");
+            tracing::error!(error = format!("{error:#}"), "reconcile failed in the database");
             "the database could not be read or written".to_owned()
         }
         Trouble::LeaseLost => trouble.to_string(),
     };
-    tracing::info!(kind = ?lease.kind, item = %lease.item, attempts, stalled = stalled_at.is_some(), %error, "attempt failed");
+    tracing::info!(attempts, stalled = stalled_at.is_some(), %error, "attempt failed");
     let kind = match (lease.stalled_at, stalled_at) {
-        (None, Some(_)) => Some("reconcile.stalled"),
+        (None, Some(_)) => {
+            counter!(metric::STALLS, "kind" => lease.kind.as_str()).increment(1);
+            Some("reconcile.stalled")
+        }
         _ if attempts == 1 => Some("reconcile.failed"),
         _ => None,
     };
@@ -238,17 +317,6 @@ fn backoff(min: Duration, max: Duration, attempts: i64, chance: f64) -> TimeDelt
     let pause = min.saturating_mul(1 << doublings).min(max);
     TimeDelta::from_std(pause.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0))
         .unwrap_or(TimeDelta::seconds(60))
-}
-
-fn noun(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Instance => "instance",
-        Kind::Host => "host",
-        Kind::HostImage => "host_image",
-        Kind::Network => "network",
-        Kind::Image => "image",
-        Kind::Fence => "fence",
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Context, Trouble};
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
-use crate::domain::id::{HostId, IncarnationId, InstanceId};
+use crate::domain::id::{HostId, InstanceId};
 use crate::placement::{self, Policy, Request, Resources, RoundRobin};
 use crate::store::incarnations::Unplaced;
 use crate::store::{self};
@@ -18,6 +18,8 @@ use crate::store::{self};
 const BATCH: usize = 1000;
 /// Most hosts that are tried for one instance when others take the room between look and claim.
 const TRIES: usize = 8;
+
+const SWITCHED_OFF: &str = "no host is chosen now: placement is switched off (task_placer)";
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +45,9 @@ struct Inner {
 impl Placer {
     /// Places `id` together with whoever else waits at this moment.
     pub async fn place(&self, ctx: &Context, id: InstanceId) -> Result<Placed, Trouble> {
+        if !ctx.config.task_placer {
+            return Ok(Placed::NoRoom(SWITCHED_OFF.into()));
+        }
         let (answer, mut answered) = oneshot::channel();
         self.lock().push((id, answer));
         let mut cursor = self.0.turn.lock().await;
@@ -83,15 +88,19 @@ async fn place_batch(
     let now = ctx.clock.now();
     let mut tx = store::begin(&ctx.db).await?;
     let waiting = store::incarnations::lock_unplaced(&mut tx, ids).await?;
-    let mut index = placement::index(&store::hosts::candidates(&mut tx).await?);
+    let mut candidates = store::hosts::candidates(&mut tx).await?;
+    // A claim counts its host's row up, and would hide that the host had counted further.
+    candidates.retain(|host| ctx.compared.has(host.id) || host.health != "up");
+    let mut index = placement::index(&candidates);
     let mut outcome = Vec::with_capacity(waiting.len());
     for who in &waiting {
         let mut request = request(who, policy)?;
         let mut placed = None;
         for _ in 0..TRIES {
             let Ok(host) = index.claim(&request, cursor) else { break };
-            let incarnation = IncarnationId(Uuid::now_v7());
-            if store::incarnations::claim(&mut tx, incarnation, who, host, now).await? {
+            let claimed =
+                store::incarnations::claim(&mut tx, Uuid::now_v7(), who, host, now).await?;
+            if claimed.is_some() {
                 placed = Some(host);
                 break;
             }

@@ -31,7 +31,7 @@ pub async fn wake(
 
 async fn touch(ctx: &Context, batch: &[(HostId, Signal)]) -> Result<()> {
     let now = ctx.clock.now();
-    let mut tx = store::begin(&ctx.db).await?;
+    let mut tx = store::flush::begin_softly(&ctx.db).await?;
     for (host, signal) in batch {
         match signal {
             Signal::Domain(id) => {

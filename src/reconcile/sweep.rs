@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use metrics::counter;
 use serde_json::json;
 
 use super::images::{Images, Swept};
-use super::{Context, Run};
+use super::inventory::{self, Inventory};
+use super::{Context, Run, hold};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
-use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
+use crate::domain::metric;
+use crate::domain::volume::{Owner, owner};
 use crate::store::hosts::Reached;
-use crate::store::orphans::{Found, Orphan};
+use crate::store::orphans::{Found, Orphan, Thing};
 use crate::store::{self};
 
 /// Most things not ours that are reported of one host: it may be busy with much that is none of our business.
@@ -31,10 +34,13 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = sweep_all(&ctx).await {
+        let swept = sweep_all(&ctx).await;
+        let outcome = if swept.is_ok() { "ok" } else { "failed" };
+        counter!(metric::SWEEPS, "outcome" => outcome).increment(1);
+        if let Err(error) = swept {
             tracing::warn!(%error, "hosts could not be swept; trying again");
         }
-        match Images::of(&ctx).sweep().await {
+        match sweep_images(&ctx).await {
             Ok(swept) if swept == Swept::default() => {}
             Ok(swept) => tracing::info!(?swept, "the image store was swept"),
             Err(error) => {
@@ -42,6 +48,15 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             }
         }
         beat.alive(ctx.clock.now());
+    }
+}
+
+/// The image store, once.
+pub async fn sweep_images(ctx: &Context) -> Result<Swept> {
+    // Files without a row may be of images that this database does not know any more.
+    match hold::everywhere(ctx).await? {
+        Some(_) => Ok(Swept::default()),
+        None => Images::of(ctx).sweep().await,
     }
 }
 
@@ -54,23 +69,6 @@ async fn sweep_all(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Everything that a host has.
-struct Inventory {
-    domains: Vec<DomainSeen>,
-    volumes: Vec<VolumeSeen>,
-    networks: Vec<NetworkSeen>,
-    consoles: Vec<IncarnationId>,
-}
-
-fn look(host: &dyn Hypervisor) -> std::result::Result<Inventory, Fault> {
-    Ok(Inventory {
-        domains: host.domains()?,
-        volumes: host.volumes()?,
-        networks: host.networks()?,
-        consoles: host.consoles()?,
-    })
-}
-
 /// One host, once.
 pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     let mut tx = store::begin(&ctx.db).await?;
@@ -78,19 +76,24 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         return Ok(());
     }
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
-    let inventory = match ctx.host(host.id, "list what the host has", look).await {
+    let inventory = match ctx.look(host.id, "list what the host has", inventory::look).await {
         Ok(inventory) => inventory,
         Err(fault) => {
             tracing::debug!(host = %host.id, %fault, "a host could not be swept");
             return Ok(());
         }
     };
-    let owners = Owners::read(ctx, host.id).await?;
+    hold::compare(ctx, host.id, &inventory).await?;
+    let owners = Owners::read(ctx, host.id, &inventory).await?;
     let found = owners.orphans(ctx, &inventory);
     let now = ctx.clock.now();
     store::orphans::note(&mut tx, host.id, &found, now).await?;
     let known = store::orphans::on_host(&mut tx, host.id).await?;
     tx.commit().await?;
+    if hold::everywhere(ctx).await?.is_some() {
+        // What was found is told as drift, and stays.
+        return Ok(());
+    }
     let grace = TimeDelta::from_std(ctx.config.sweep_grace).unwrap_or(TimeDelta::minutes(5));
     for orphan in due(&known, &inventory, ctx.config.sweep_share_percent, grace, now) {
         remove(ctx, host, orphan).await?;
@@ -108,10 +111,11 @@ struct Owners {
 
 impl Owners {
     /// Of this host, and of every host that is not up: it may be this one under another name or identity.
-    async fn read(ctx: &Context, host: HostId) -> Result<Self> {
+    async fn read(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<Self> {
         let mut conn = ctx.conn().await?;
+        let claimed: Vec<_> = inventory.incarnations().collect();
         let incarnations: HashSet<_> =
-            store::incarnations::all(&mut conn).await?.into_iter().collect();
+            store::incarnations::among(&mut conn, &claimed).await?.into_iter().collect();
         let ids = incarnations.iter().map(|(id, _)| *id).collect();
         let (mut bases, mut networks) = (HashSet::new(), HashSet::new());
         for other in store::hosts::all_reached(&mut conn).await? {
@@ -141,7 +145,7 @@ impl Owners {
         for volume in &inventory.volumes {
             let owned = match owner(&volume.name) {
                 Some(Owner::Incarnation(id)) => self.ids.contains(&id),
-                Some(Owner::Base) => self.bases.contains(&volume.name),
+                Some(Owner::Base(_)) => self.bases.contains(&volume.name),
                 None => false,
             };
             if !owned {
@@ -170,22 +174,6 @@ impl Owners {
         ours.append(&mut drift);
         ours
     }
-}
-
-enum Owner {
-    Incarnation(IncarnationId),
-    Base,
-}
-
-/// Who owns a volume of this name in our pool; `None`: the name is none of ours.
-fn owner(name: &str) -> Option<Owner> {
-    let incarnation =
-        |prefix, suffix| name.strip_prefix(prefix).and_then(|rest: &str| rest.strip_suffix(suffix));
-    if let Some(id) = incarnation("disk-", ".qcow2").or_else(|| incarnation("seed-", ".iso")) {
-        return id.parse().ok().map(Owner::Incarnation);
-    }
-    let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
-    (sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit())).then_some(Owner::Base)
 }
 
 /// Which orphans go now: ours, seen often and long enough, and no more than a share of what the host has of their kind.
@@ -218,7 +206,29 @@ fn due<'a>(
     due
 }
 
+/// The orphan as a thing that could have an owner; `None`: its name is none of ours after all.
+fn thing(orphan: &Orphan) -> Option<Thing> {
+    let name = orphan.name.as_str();
+    match (orphan.kind.as_str(), owner(name)) {
+        ("domain", _) => name.parse().ok().map(Thing::Domain),
+        ("volume", Some(Owner::Incarnation(id))) => Some(Thing::OfIncarnation(id)),
+        ("volume", Some(Owner::Base(sha256))) => Some(Thing::Base(sha256.to_owned())),
+        ("volume", None) => None,
+        ("network", _) => name.parse().ok().map(Thing::Network),
+        (_, _) => name.parse().ok().map(Thing::OfIncarnation),
+    }
+}
+
 async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
+    let Some(thing) = thing(orphan) else { return Ok(()) };
+    let mut tx = store::begin(&ctx.db).await?;
+    // Since the look somebody may have come to need it: asked again, with those who could come locked out.
+    if !store::orphans::lock_out(&mut tx, host.id, &thing).await?
+        || store::orphans::is_owned(&mut tx, host.id, &thing).await?
+    {
+        tracing::debug!(host = %host.id, kind = orphan.kind, name = orphan.name, "an orphan found an owner");
+        return Ok(());
+    }
     let (kind, name) = (orphan.kind.clone(), orphan.name.clone());
     let removed = ctx
         .host(host.id, "remove an orphan", move |host| match kind.as_str() {
@@ -228,12 +238,12 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
             _ => name.parse().map_or(Ok(()), |id| host.delete_console(id)),
         })
         .await;
-    let (outcome, error) = match removed {
-        Ok(()) => (EventOutcome::Done, None),
-        Err(fault) => (EventOutcome::Failed, Some(fault.message)),
+    let (outcome, word, error) = match removed {
+        Ok(()) => (EventOutcome::Done, "ok", None),
+        Err(fault) => (EventOutcome::Failed, fault.kind.as_str(), Some(fault.message)),
     };
+    counter!(metric::SWEPT, "kind" => orphan.kind.clone(), "outcome" => word).increment(1);
     tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
-    let mut tx = store::begin(&ctx.db).await?;
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
     let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });
     ctx.event(&mut tx, "host.sweep", subject, outcome, detail).await?;
@@ -244,6 +254,7 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hypervisor::VolumeSeen;
 
     fn orphan(name: &str, ours: bool, sightings: i64, since: Time) -> Orphan {
         Orphan {
@@ -276,17 +287,5 @@ mod tests {
             .map(|o| o.name.as_str())
             .collect();
         assert_eq!(names, ["a", "b"]);
-    }
-
-    #[test]
-    fn only_names_that_we_give_are_ours() {
-        let id = uuid::Uuid::now_v7();
-        assert!(
-            matches!(owner(&format!("disk-{id}.qcow2")), Some(Owner::Incarnation(i)) if i.0 == id)
-        );
-        assert!(matches!(owner(&format!("base-{}.raw", "a".repeat(64))), Some(Owner::Base)));
-        for foreign in ["disk-x.qcow2", "notes.txt", "base-1.raw", &format!("disk-{id}.raw")] {
-            assert!(owner(foreign).is_none(), "{foreign}");
-        }
     }
 }

@@ -7,7 +7,7 @@ mod recent;
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::DateTime;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -96,7 +96,11 @@ pub struct Origin {
 pub async fn login(app: &App, login: &Login, origin: &Origin) -> Result<LoggedIn> {
     login.password.check_length("/password")?;
     app.auth().limits.attempt(&login.user, origin.address)?;
-    let found = store::auth::credentials(&mut *app.conn().await?, &login.user).await?;
+    let found = match login.user.contains('\0') {
+        // Nobody is called so, and PostgreSQL takes no such text.
+        true => None,
+        false => store::auth::credentials(&mut *app.conn().await?, &login.user).await?,
+    };
     let kept = found.as_ref().map(|user| user.password_hash.clone());
     let right = app.auth().passwords.verify(&login.password, kept).await?;
     let user = match found {
@@ -281,9 +285,15 @@ pub async fn public_keys(app: &App) -> Result<JwkSet> {
 
 /// Replaces the key that signs where it has come of age, and removes those that verify nothing any more.
 pub async fn rotate_keys(app: &App) -> Result<()> {
-    keys::rotate(app).await?;
-    let ttl = TimeDelta::from_std(app.config.token_ttl).unwrap_or(TimeDelta::MAX);
-    let before = app.clock.now() - ttl;
-    store::signing_keys::forget(&mut *app.conn().await?, before).await?;
-    Ok(())
+    keys::rotate(app).await.map(drop)
+}
+
+/// A new key, in the transaction of `conn`; see `keys::replace`.
+pub async fn replace_keys(app: &App, conn: &mut sqlx::PgConnection, revoke: bool) -> Result<()> {
+    keys::replace(app, conn, revoke).await
+}
+
+/// This process looks at the keys in the database before it uses one again.
+pub fn forget_keys(app: &App) {
+    app.auth().keys.forget();
 }

@@ -86,6 +86,13 @@ pub const MATRIX: &[(&str, Need)] = &[
     ("resume_instance", Tenant(Member)),
     ("retry_instance", Tenant(Member)),
     ("get_instance_console", Tenant(Reader)),
+    ("list_stalled", Admin),
+    ("retry_stalled", Admin),
+    ("get_cloud", Admin),
+    ("resume_cloud", Admin),
+    ("rotate_keys", Admin),
+    ("list_drift", Admin),
+    ("get_fsck", Admin),
 ];
 
 /// The row of `operation`; an operation without a row is the admin's alone.

@@ -17,6 +17,7 @@ use crate::domain::network::NewNetwork;
 use crate::domain::password::Password;
 use crate::domain::text::Name;
 use crate::store;
+use crate::store::work;
 
 /// The tenant that everybody begins in.
 pub const TENANT: &str = "default";
@@ -142,7 +143,8 @@ pub async fn local_host(
     let now = app.clock.now();
     let mut tx = store::begin(&app.db).await?;
     let id = store::hosts::ensure_local(&mut tx, &local, now).await?;
-    store::work::touch_afresh(&mut tx, store::work::Kind::Host, id.0, now).await?;
+    let (host, nobody) = (work::Kind::Host, work::Asked::default());
+    work::touch_afresh(&mut tx, host, id.0, now, &nobody).await?;
     tx.commit().await?;
     app.changes.wake();
     Ok(id)

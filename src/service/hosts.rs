@@ -19,20 +19,22 @@ use crate::store::work::Kind;
 /// Registers the host; with `dry_run`, says what would be and changes nothing.
 pub async fn create(app: &App, caller: &Caller, new: &NewHost, dry_run: bool) -> Result<Host> {
     authorize(caller, "create_host")?;
-    let name = new.check()?;
+    let name = new.check(app.config.allow_test_hosts)?;
     let mut write = match app.begin(caller, "create_host", &(new, dry_run)).await? {
         Begin::Replay(host) => return Ok(host),
         Begin::Fresh(write) => write,
     };
     let (id, now) = (HostId(Uuid::now_v7()), write.now);
     store::hosts::insert(write.conn(), id, &name, &complete(app, new), now).await?;
+    if !dry_run {
+        write.touch(Kind::Host, id.0).await?;
+    }
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
     if dry_run {
         // Dropped, the write leaves nothing.
         return Ok(host);
     }
-    write.touch(Kind::Host, id.0).await?;
     write.accepted("host.create", subject(&host), json!({ "uri": host.uri })).await?;
     write.commit(&host).await?;
     Ok(host)
@@ -81,7 +83,7 @@ pub async fn update(
     patch: &HostPatch,
 ) -> Result<Host> {
     authorize(caller, "update_host")?;
-    patch.check()?;
+    patch.check(app.config.allow_test_hosts)?;
     let mut write = match app.begin(caller, "update_host", &(id, patch)).await? {
         Begin::Replay(host) => return Ok(host),
         Begin::Fresh(write) => write,
@@ -108,9 +110,9 @@ pub async fn update(
         ));
     }
     store::hosts::update(write.conn(), id, patch).await?;
+    write.touch(Kind::Host, id.0).await?;
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
-    write.touch(Kind::Host, id.0).await?;
     // Perhaps there is room now for what found none.
     for waiting in store::instances::unplaced(write.conn(), 1000).await? {
         write.touch(Kind::Instance, waiting.0).await?;
@@ -137,9 +139,9 @@ pub async fn delete(app: &App, caller: &Caller, id: HostId, if_match: Option<i64
     }
     let now = write.now;
     store::hosts::retire(write.conn(), id, now).await?;
+    write.touch(Kind::Host, id.0).await?;
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
-    write.touch(Kind::Host, id.0).await?;
     write.accepted("host.delete", subject(&host), json!({})).await?;
     write.commit(&host).await?;
     Ok(host)

@@ -39,6 +39,18 @@ impl Limits {
         }
     }
 
+    /// What it is, how much of it is worked on, and how much may be.
+    pub fn in_use(&self) -> [(&'static str, u32, u32); 5] {
+        [
+            ("requests", &self.requests),
+            ("waits", &self.waits),
+            ("uploads", &self.uploads),
+            ("downloads", &self.downloads),
+            ("streams", &self.streams),
+        ]
+        .map(|(what, counter)| (what, counter.in_use(), counter.most))
+    }
+
     /// A request that neither waits, uploads nor streams. All five fail with `Unavailable` where the limit is reached.
     pub fn request(&self) -> Result<Permit> {
         self.requests.take()
@@ -65,6 +77,11 @@ impl Counter {
     fn new(most: u32, what: &'static str) -> Self {
         let size = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(size)), most, what }
+    }
+
+    fn in_use(&self) -> u32 {
+        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        self.most.saturating_sub(free)
     }
 
     fn take(&self) -> Result<Permit> {

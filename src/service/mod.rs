@@ -3,8 +3,10 @@
 pub mod auth;
 pub mod authorize;
 pub mod bootstrap;
+pub mod cloud;
 pub mod events;
 pub mod flavors;
+pub mod fsck;
 pub mod health;
 pub mod hosts;
 pub mod instances;
@@ -12,9 +14,12 @@ pub mod images;
 pub mod keypairs;
 pub mod limits;
 pub mod memberships;
+pub mod metrics;
 pub mod networks;
 pub mod ports;
 pub mod quota;
+mod rates;
+pub mod stalled;
 pub mod tenants;
 pub mod tokens;
 pub mod upkeep;
@@ -33,10 +38,11 @@ pub use write::{Begin, Write};
 
 use crate::config::Config;
 use crate::domain::beat::Beats;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Time};
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
-use crate::store::{self, changes::Changes};
+use crate::store;
+use crate::store::changes::Changes;
 use limits::Limits;
 
 /// What every service function is given; cheap to clone.
@@ -46,8 +52,10 @@ pub struct App(Arc<Inner>);
 struct Inner {
     parts: Parts,
     limits: Limits,
+    rates: rates::Rates,
     beats: Beats,
     auth: auth::Auth,
+    started: Time,
 }
 
 pub struct Parts {
@@ -66,8 +74,10 @@ pub struct Parts {
 impl App {
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
+        let rates = rates::Rates::new(&parts.config, &parts.clock);
         let auth = auth::Auth::new(&parts.config, &parts.clock);
-        Self(Arc::new(Inner { parts, limits, beats: Beats::default(), auth }))
+        let started = parts.clock.now();
+        Self(Arc::new(Inner { parts, limits, rates, beats: Beats::default(), auth, started }))
     }
 
     /// How much this process works on at a time.
@@ -75,9 +85,19 @@ impl App {
         &self.0.limits
     }
 
+    /// How often each tenant may ask this process.
+    pub fn rates(&self) -> &rates::Rates {
+        &self.0.rates
+    }
+
     /// The loops of this process: each registers and says that it lives, or `/readyz` names it.
     pub fn beats(&self) -> &Beats {
         &self.0.beats
+    }
+
+    /// When this process began to serve.
+    pub fn started(&self) -> Time {
+        self.0.started
     }
 
     /// What authentication keeps in memory.
@@ -92,7 +112,7 @@ impl App {
 
     /// A connection for reading.
     pub async fn conn(&self) -> Result<store::Conn> {
-        Ok(store::acquire(&self.db).await?)
+        store::acquire(&self.db).await
     }
 }
 

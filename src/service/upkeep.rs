@@ -20,12 +20,13 @@ pub struct Forgotten {
     pub tokens: u64,
 }
 
-/// One round: call it every few minutes, in any number of processes. It removes a thousand rows a transaction until nothing is
+/// One round: the server's loop calls it every few minutes, in any number of processes. It removes a thousand rows a transaction until nothing is
 /// left to remove.
 pub async fn run_once(app: &App) -> Result<Forgotten> {
     let now = app.clock.now();
     auth::rotate_keys(app).await?;
     app.auth().limits.forget();
+    app.rates().forget();
     let keys = before(now, app.config.idempotency_ttl);
     let events = before(now, app.config.event_retention);
     let mut done = Forgotten::default();

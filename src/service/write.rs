@@ -13,7 +13,8 @@ use crate::domain::clock::Time;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
 use crate::domain::id::UserId;
-use crate::store::{self, Tx, work};
+use crate::store::work::{self, Asked};
+use crate::store::{self, Tx};
 
 /// A transaction to write in, or the answer that the same request got before.
 pub enum Begin<T> {
@@ -42,7 +43,7 @@ impl App {
         input: &impl Serialize,
     ) -> Result<Begin<T>> {
         let mut write = Write {
-            tx: store::begin(&self.db).await?,
+            tx: store::flush::begin_softly(&self.db).await?,
             app: self.clone(),
             now: self.clock.now(),
             actor: caller.into(),
@@ -117,10 +118,12 @@ impl Write {
     /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
     pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
         self.wake = true;
-        work::touch_afresh(&mut self.tx, kind, item, self.now).await
+        let asked = Asked { request_id: self.actor.request_id.clone().filter(|id| !id.is_empty()) };
+        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 
-    /// Keeps `answer` for the idempotency key, commits, and tells the process.
+    /// Keeps `answer` for the idempotency key, commits, and tells the process. Returns when all of it is on the disk; whoever
+    /// waited for its locks, and the reconciler, do not wait for that.
     pub async fn commit(mut self, answer: &impl Serialize) -> Result<()> {
         if let Some((user, key)) = &self.key {
             let answer = serde_json::to_value(answer).map_err(Error::internal)?;
@@ -133,6 +136,6 @@ impl Write {
         if self.wake {
             self.app.changes.wake();
         }
-        Ok(())
+        self.app.changes.durable(&self.app.db).await
     }
 }

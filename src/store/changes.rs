@@ -5,8 +5,12 @@
 
 use std::sync::Arc;
 
+use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast, watch};
 use uuid::Uuid;
+
+use super::flush::Flush;
+use crate::domain::error::Result;
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -15,6 +19,7 @@ pub struct Changes {
     work: Arc<Notify>,
     events: Arc<Notify>,
     newest: watch::Sender<i64>,
+    flush: Flush,
 }
 
 impl Default for Changes {
@@ -24,6 +29,7 @@ impl Default for Changes {
             work: Arc::default(),
             events: Arc::default(),
             newest: watch::Sender::new(0),
+            flush: Flush::default(),
         }
     }
 }
@@ -34,6 +40,11 @@ impl Changes {
         // Nobody may be listening: that is no error.
         let _ = self.changed.send(resource);
         self.events.notify_one();
+    }
+
+    /// Returns when everything that was committed before the call is on the database's disk.
+    pub async fn durable(&self, db: &PgPool) -> Result<()> {
+        self.flush.wait(db).await
     }
 
     /// A receiver of changed ids. Lagging behind means: look at everything.

@@ -17,7 +17,11 @@ pub async fn insert(conn: &mut PgConnection, event: &NewEvent, now: Time) -> Res
     sqlx::query(
         "insert into events (id, at, tenant_id, kind, resource_kind, resource_id, resource_name,
                              actor_id, actor, request_id, outcome, detail)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+                 -- what we did about a wish belongs to the request that asked for it
+                 coalesce($10, case when $11 in ('done', 'failed') then
+                     (select request_id from work where kind = $5 and item = $6) end),
+                 $11, $12)",
     )
     .bind(Uuid::now_v7())
     .bind(now)

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, ImageId};
 use crate::domain::image::ImageFormat;
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -36,6 +36,31 @@ impl HostImage {
 /// Name of a base image's volume: `base-<sha256>.<format>`.
 pub fn volume_name(sha256: &str, format: ImageFormat) -> String {
     format!("base-{sha256}.{}", format.as_str())
+}
+
+/// Keeps everybody from asking for the image on the host until the transaction ends; `false`: somebody asks at this moment.
+pub async fn lock_out(conn: &mut PgConnection, host: HostId, sha256: &str) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('base ' || $1::text || $2, 0))",
+    )
+    .bind(host)
+    .bind(sha256)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
+}
+
+/// Keeps a copy that nobody owned from being swept, until the transaction ends; `false`: that is being done at this moment.
+/// Nobody waits, since all instances of the image may ask at once, each with a connection. `want` comes after it.
+pub async fn lock_in(conn: &mut PgConnection, host: HostId, sha256: &str) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock_shared(hashtextextended('base ' || $1::text || $2, 0))",
+    )
+    .bind(host)
+    .bind(sha256)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
 }
 
 /// Asks for the image on the host, or finds that somebody did.
@@ -84,6 +109,19 @@ pub async fn find(
         .fetch_optional(conn)
         .await?;
     Ok(row)
+}
+
+/// Whether the image's bytes are on the host.
+pub async fn is_present(conn: &mut PgConnection, host: HostId, image: ImageId) -> Result<bool> {
+    let present = sqlx::query_scalar(
+        "select exists (select from host_images p join images m on m.sha256 = p.sha256
+                        where m.id = $1 and p.host_id = $2 and p.present)",
+    )
+    .bind(image)
+    .bind(host)
+    .fetch_one(conn)
+    .await?;
+    Ok(present)
 }
 
 pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<HostImage>> {

@@ -26,14 +26,30 @@ pub struct Entry {
     pub instance: crate::domain::id::InstanceId,
 }
 
-/// Serialises what is done to this network on this host, until the transaction ends.
+/// Serialises what is done to this network on this host, until the transaction ends; its commit does not wait for the disk,
+/// since whoever needs the network comes again after a crash.
 pub async fn lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))")
-        .bind(host)
-        .bind(network)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0)),
+                set_config('synchronous_commit', 'off', true)",
+    )
+    .bind(host)
+    .bind(network)
+    .execute(conn)
+    .await?;
     Ok(())
+}
+
+/// The same, unless somebody does something to it at this moment.
+pub async fn try_lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<bool> {
+    let held = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended($1::text || $2::text, 0))",
+    )
+    .bind(host)
+    .bind(network)
+    .fetch_one(conn)
+    .await?;
+    Ok(held)
 }
 
 pub async fn plan(conn: &mut PgConnection, network: NetworkId) -> Result<Option<Plan>> {

@@ -26,6 +26,8 @@ pub struct Reached {
     /// The identity that it must prove; none before the first contact.
     pub host_uuid: Option<Uuid>,
     pub facts: Option<Value>,
+    /// How many claims it has seen: see `generations`.
+    pub generation: i64,
 }
 
 impl Reached {
@@ -44,7 +46,7 @@ impl Reached {
 macro_rules! reached {
     ($rest:literal) => {
         concat!(
-            "select id, name, uri, pool_path, virt_type, removed_at, health, health_reason, health_since, host_uuid, facts
+            "select id, name, uri, pool_path, virt_type, removed_at, health, health_reason, health_since, host_uuid, facts, generation
              from hosts ",
             $rest
         )
@@ -54,6 +56,29 @@ macro_rules! reached {
 pub async fn reached(conn: &mut PgConnection, id: HostId) -> Result<Option<Reached>> {
     let row = sqlx::query_as(reached!("where id = $1")).bind(id).fetch_optional(conn).await?;
     Ok(row)
+}
+
+pub async fn is_up(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    let up = sqlx::query_scalar("select health = 'up' from hosts where id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(up.unwrap_or(false))
+}
+
+/// Where a host is, and nothing of what it told of itself.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Address {
+    pub id: HostId,
+    pub uri: String,
+    pub pool_path: String,
+    pub host_uuid: Option<Uuid>,
+}
+
+pub async fn addresses(conn: &mut PgConnection) -> Result<Vec<Address>> {
+    let rows =
+        sqlx::query_as("select id, uri, pool_path, host_uuid from hosts").fetch_all(conn).await?;
+    Ok(rows)
 }
 
 pub async fn all_reached(conn: &mut PgConnection) -> Result<Vec<Reached>> {
@@ -144,8 +169,8 @@ pub struct Local {
 pub async fn ensure_local(conn: &mut PgConnection, local: &Local, now: Time) -> Result<HostId> {
     let id = sqlx::query_scalar(
         "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since,
-                            reserved_memory_mib, reserved_disk_gib)
-         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8, $9, $10)
+                            reserved_memory_mib, reserved_disk_gib, generation)
+         values ($1, 'local', $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, coalesce((select generation_floor from cloud), 0))
          on conflict (name) do update set uri = excluded.uri, pool_path = excluded.pool_path, virt_type = excluded.virt_type
          returning id",
     )
@@ -188,6 +213,7 @@ pub async fn give_up(conn: &mut PgConnection, id: HostId) -> Result<()> {
 
 /// The last trace of a host that left, once nothing of ours is on it.
 pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
+    super::generations::keep(conn, id).await?;
     let done = sqlx::query(
         "delete from hosts h where id = $1 and removed_at is not null
              and not exists (select from incarnations c where c.host_id = h.id)",
@@ -207,8 +233,10 @@ macro_rules! hosts {
                     jsonb_build_object('vcpus', limit_vcpus, 'memory_mib', limit_memory_mib, 'disk_gib', limit_disk_gib) as \"limit\",
                     jsonb_build_object('vcpus', used_vcpus, 'memory_mib', used_memory_mib, 'disk_gib', used_disk_gib) as used,
                     (select count(*) from incarnations c where c.host_id = hosts.id and c.fenced_at is null) as incarnations,
+                    coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
+                    nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since,
                     created_at, revision
-             from hosts ",
+             from hosts left join work w on w.kind = 'host' and w.item = hosts.id ",
             $rest
         )
     };
@@ -253,8 +281,8 @@ pub async fn insert(
 ) -> Result<()> {
     sqlx::query(
         "insert into hosts (id, name, uri, pool_path, zone, traits, enabled, virt_type, cpu_ratio, memory_ratio, disk_ratio,
-                            reserved_vcpus, reserved_memory_mib, reserved_disk_gib, created_at, health_since)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)",
+                            reserved_vcpus, reserved_memory_mib, reserved_disk_gib, created_at, health_since, generation)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, coalesce((select generation_floor from cloud), 0))",
     )
     .bind(id)
     .bind(name)

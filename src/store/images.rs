@@ -18,10 +18,13 @@ macro_rules! visible {
             "select * from (
                  select i.id, case when $1::uuid is null or i.tenant_id = $1 then i.tenant_id end as tenant_id,
                         i.name, i.description, i.labels, i.visibility, i.format, i.expected_sha256, i.sha256,
-                        b.size_bytes, b.virtual_bytes, i.created_at, i.revision, i.tenant_id as owner,
+                        b.size_bytes, b.virtual_bytes,
+                        coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
+                        nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since, i.created_at, i.revision, i.tenant_id as owner,
                         case when i.hidden_at is not null then 'deleting'
                              when i.sha256 is null then 'awaiting_data' else 'ready' end as status
-                 from images i left join blobs b on b.sha256 = i.sha256) image
+                 from images i left join blobs b on b.sha256 = i.sha256
+                 left join work w on w.kind = 'image' and w.item = i.id) image
              where ($1::uuid is null or owner = $1 or (visibility = 'public' and status = 'ready')) ",
             $rest
         )

@@ -1,6 +1,7 @@
 //! Incarnations and the claims that they are: PostgreSQL arbitrates capacity, in one statement a host.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
@@ -17,13 +18,17 @@ pub struct Unplaced {
     pub traits: Vec<String>,
 }
 
-/// Those of `ids` that still want a host, locked against another placer.
+/// Those of `ids` that still want a host, locked against another placer. While the cloud is held, one that is older than the
+/// hold may have been placed by a later state of the database, and is not placed a second time. The transaction's commit does
+/// not wait for the disk: what is to run on a claim is started only after a later one that does.
 pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Result<Vec<Unplaced>> {
     let rows = sqlx::query_as(
-        "select i.id, i.tenant_id, i.vcpus, i.memory_mib, i.disk_gib, i.traits
+        "select i.id, i.tenant_id, i.vcpus, i.memory_mib, i.disk_gib, i.traits,
+                set_config('synchronous_commit', 'off', true)
          from instances i
          where i.id = any($1) and i.wanted in ('running', 'paused')
            and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
+           and not exists (select from cloud where held_since > i.created_at)
          order by i.id
          for update of i skip locked",
     )
@@ -33,27 +38,30 @@ pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Resul
     Ok(rows)
 }
 
-/// Takes the capacity and inserts the incarnation, both or none; `false` where the host has no room (any more) or is not open.
-/// The guard is in the update: however many placers race, `used` never passes `limit`.
+/// Takes the capacity and inserts the incarnation, both or none; `None` where the host has no room (any more) or is not open.
+/// The guard is in the update: however many placers race, `used` never passes `limit`. The claim's number, which the host's row
+/// counts, becomes the end of the id; `fresh` is the rest.
 pub async fn claim(
     conn: &mut PgConnection,
-    id: IncarnationId,
+    fresh: Uuid,
     who: &Unplaced,
     host: HostId,
     now: Time,
-) -> Result<bool> {
-    let done = sqlx::query(
+) -> Result<Option<IncarnationId>> {
+    let id = sqlx::query_scalar(
         "with room as (
-             update hosts set used_vcpus = used_vcpus + $3, used_memory_mib = used_memory_mib + $4, used_disk_gib = used_disk_gib + $5
+             update hosts set used_vcpus = used_vcpus + $3, used_memory_mib = used_memory_mib + $4, used_disk_gib = used_disk_gib + $5,
+                              generation = generation + 1
              where id = $2 and enabled and removed_at is null and health = 'up'
                and used_vcpus + $3 <= limit_vcpus
                and used_memory_mib + $4 <= limit_memory_mib
                and used_disk_gib + $5 <= limit_disk_gib
-             returning id)
+             returning id, generation)
          insert into incarnations (id, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, created_at)
-         select $1, $6, $7, room.id, $3, $4, $5, $8 from room",
+         select ($1 || lpad(to_hex(room.generation), 12, '0'))::uuid, $6, $7, room.id, $3, $4, $5, $8 from room
+         returning id",
     )
-    .bind(id)
+    .bind(IncarnationId::front(fresh))
     .bind(host)
     .bind(i64::from(who.vcpus))
     .bind(who.memory_mib)
@@ -61,9 +69,9 @@ pub async fn claim(
     .bind(who.id)
     .bind(who.tenant_id)
     .bind(now)
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(id)
 }
 
 /// The disk, or the seed, was made whole.
@@ -138,10 +146,16 @@ pub async fn on_host(
     Ok(rows)
 }
 
-/// Every incarnation there is, wherever its row says it lives: a host may be registered a second time under another identity,
-/// and what is alive in the first one's eyes is no orphan in the second's.
-pub async fn all(conn: &mut PgConnection) -> Result<Vec<(IncarnationId, InstanceId)>> {
-    let rows = sqlx::query_as("select id, instance_id from incarnations").fetch_all(conn).await?;
+/// Those of `ids` that there are, wherever their rows say they live: a host may be registered a second time under another
+/// identity, and what is alive in the first one's eyes is no orphan in the second's.
+pub async fn among(
+    conn: &mut PgConnection,
+    ids: &[IncarnationId],
+) -> Result<Vec<(IncarnationId, InstanceId)>> {
+    let rows = sqlx::query_as("select id, instance_id from incarnations where id = any($1)")
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
     Ok(rows)
 }
 

@@ -66,6 +66,8 @@ pub struct Record {
     pub observed_at: Option<Time>,
     pub observed_revision: i64,
     pub agent: bool,
+    /// `None`: cloud-init was not seen to have finished in this boot.
+    pub cloud_init_errors: Option<Vec<String>>,
     pub seen_addresses: Vec<IpNet>,
     pub started_at: Option<Time>,
     pub quick_exits: i64,
@@ -110,7 +112,7 @@ macro_rules! records {
             "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
                     i.disk_gib, i.traits, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
                     i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
-                    i.agent, i.seen_addresses, i.started_at, i.quick_exits,
+                    i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
                     c.id as incarnation_id, c.host_id,
                     coalesce(c.disk_made, false) as disk_made, coalesce(c.seed_made, false) as seed_made,
                     h.health as host_health, h.health_reason as host_reason, h.health_since as host_since,
@@ -156,17 +158,16 @@ pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<
     Ok(())
 }
 
+/// The statement of `get`, which the benchmarks run by themselves, too.
+pub const GET: &str = records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)");
+
 /// `scope`: the tenant whose instance it must be; `None` for an admin and for the reconciler.
 pub async fn get(
     conn: &mut PgConnection,
     scope: Option<TenantId>,
     id: InstanceId,
 ) -> Result<Option<Record>> {
-    let record = sqlx::query_as(records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)"))
-        .bind(id)
-        .bind(scope)
-        .fetch_optional(conn)
-        .await?;
+    let record = sqlx::query_as(GET).bind(id).bind(scope).fetch_optional(conn).await?;
     Ok(record)
 }
 
@@ -196,23 +197,26 @@ pub struct Filter {
     pub host: Option<HostId>,
 }
 
+/// The statement of `list`.
+pub const LIST: &str = records!(
+    "i.id > $1
+       and ($2::uuid is null or i.tenant_id = $2)
+       and ($3::text is null or i.name = $3)
+       and i.labels @> $4
+       and ($5::uuid is null or c.host_id = $5)
+     order by i.id limit $6"
+);
+
 pub async fn list(conn: &mut PgConnection, filter: &Filter, page: &Page) -> Result<Vec<Record>> {
-    let records = sqlx::query_as(records!(
-        "i.id > $1
-           and ($2::uuid is null or i.tenant_id = $2)
-           and ($3::text is null or i.name = $3)
-           and i.labels @> $4
-           and ($5::uuid is null or c.host_id = $5)
-         order by i.id limit $6"
-    ))
-    .bind(page.after)
-    .bind(filter.tenant)
-    .bind(&filter.name)
-    .bind(Json(&filter.labels))
-    .bind(filter.host)
-    .bind(page.fetch())
-    .fetch_all(conn)
-    .await?;
+    let records = sqlx::query_as(LIST)
+        .bind(page.after)
+        .bind(filter.tenant)
+        .bind(&filter.name)
+        .bind(Json(&filter.labels))
+        .bind(filter.host)
+        .bind(page.fetch())
+        .fetch_all(conn)
+        .await?;
     Ok(records)
 }
 
@@ -259,6 +263,7 @@ pub struct Observation {
     pub power: Power,
     pub boot: Option<i64>,
     pub agent: bool,
+    pub cloud_init_errors: Option<Vec<String>>,
     pub addresses: Vec<IpAddr>,
     /// The revision of the wish that the world was seen to match; `None`: it did not match yet.
     pub matches: Option<i64>,
@@ -277,13 +282,14 @@ pub async fn observe(
     let done = sqlx::query(
         "update instances
          set observed_power = $2, observed_boot = coalesce($3, observed_boot), agent = $4, seen_addresses = $5,
-             observed_revision = coalesce($6, observed_revision), started_at = $7, quick_exits = $8, observed_at = $9
+             observed_revision = coalesce($6, observed_revision), started_at = $7, quick_exits = $8, observed_at = $9,
+             cloud_init_errors = $10
          where id = $1
            and (observed_power, coalesce(observed_boot, -1), agent, seen_addresses, observed_revision,
-                coalesce(started_at, 'epoch'), quick_exits)
+                coalesce(started_at, 'epoch'), quick_exits, cloud_init_errors)
                is distinct from
                ($2, coalesce($3, observed_boot, -1), $4, $5, coalesce($6, observed_revision),
-                coalesce($7, 'epoch'), $8)",
+                coalesce($7, 'epoch'), $8, $10)",
     )
     .bind(id)
     .bind(seen.power)
@@ -294,6 +300,7 @@ pub async fn observe(
     .bind(seen.started_at)
     .bind(seen.quick_exits)
     .bind(now)
+    .bind(&seen.cloud_init_errors)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)

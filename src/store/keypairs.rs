@@ -56,6 +56,9 @@ pub async fn find(
     tenant: TenantId,
     names_or_ids: &[String],
 ) -> Result<Vec<Option<Keypair>>> {
+    if names_or_ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let found: Vec<Keypair> = sqlx::query_as(
         "select * from keypairs where tenant_id = $1 and (name = any($2) or id::text = any($2))",
     )

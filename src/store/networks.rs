@@ -45,7 +45,9 @@ macro_rules! networks {
                     case when n.deleted_at is null then 'active' else 'deleting' end as status,
                     case when n.deleted_at is null then null
                          when w.attempts > 0 then w.last_error
-                         else w.reason end as status_reason
+                         else w.reason end as status_reason,
+                    coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
+                    nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since
              from networks n
              left join work w on w.kind = 'network' and w.item = n.id
              where ",

@@ -3,8 +3,10 @@
 use sqlx::PgConnection;
 
 use crate::domain::clock::Time;
+use crate::domain::cloud::Drift;
 use crate::domain::error::Result;
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
+use crate::domain::page::Page;
 
 /// A thing on a host that nobody owns.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,67 @@ pub struct Orphan {
     pub first_seen_at: Time,
     pub last_seen_at: Time,
     pub sightings: i64,
+}
+
+/// What an orphan is, by what could own it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thing {
+    Domain(InstanceId),
+    /// A disk, a seed, a console.
+    OfIncarnation(IncarnationId),
+    /// A base image, by its SHA-256.
+    Base(String),
+    Network(NetworkId),
+}
+
+/// Keeps owners of the thing from coming until the transaction ends; `false`: one is coming at this moment.
+///
+/// Incarnations need no lock: their ids are committed before anything is made, and never used again.
+pub async fn lock_out(conn: &mut PgConnection, host: HostId, thing: &Thing) -> Result<bool> {
+    match thing {
+        Thing::OfIncarnation(_) => Ok(true),
+        // The placer locks the row of whom it places.
+        Thing::Domain(id) => {
+            sqlx::query("select from instances where id = $1 for update")
+                .bind(id)
+                .execute(conn)
+                .await?;
+            Ok(true)
+        }
+        Thing::Base(sha256) => super::host_images::lock_out(conn, host, sha256).await,
+        Thing::Network(id) => super::host_networks::try_lock(conn, host, *id).await,
+    }
+}
+
+/// Whether the thing has an owner on the host by now. A host that is not up may be this one under another name.
+pub async fn is_owned(conn: &mut PgConnection, host: HostId, thing: &Thing) -> Result<bool> {
+    let (sql, id, sha256) = match thing {
+        Thing::Domain(id) => (
+            "select exists (select from incarnations c join hosts h on h.id = c.host_id
+                            where c.instance_id = $2 and (h.id = $1 or h.health <> 'up') and $3 = '')",
+            id.0,
+            "",
+        ),
+        Thing::OfIncarnation(id) => (
+            "select exists (select from incarnations where id = $2 and $1 is not null and $3 = '')",
+            id.0,
+            "",
+        ),
+        Thing::Base(sha256) => (
+            "select exists (select from host_images i join hosts h on h.id = i.host_id
+                            where i.sha256 = $3 and (h.id = $1 or h.health <> 'up') and $2 is not null)",
+            host.0,
+            sha256.as_str(),
+        ),
+        Thing::Network(id) => (
+            "select exists (select from host_networks n join hosts h on h.id = n.host_id
+                            where n.network_id = $2 and (h.id = $1 or h.health <> 'up') and $3 = '')",
+            id.0,
+            "",
+        ),
+    };
+    let owned = sqlx::query_scalar(sql).bind(host).bind(id).bind(sha256).fetch_one(conn).await?;
+    Ok(owned)
 }
 
 /// Lets one sweep of the host run at a time among all processes, until the transaction ends; `false`: another one does.
@@ -68,6 +131,30 @@ pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Orphan
         "select kind, name, ours, first_seen_at, last_seen_at, sightings from orphans where host_id = $1 order by kind, first_seen_at, name",
     )
     .bind(host)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// All of the account, by an id that is made of host, kind and name.
+pub async fn list(
+    conn: &mut PgConnection,
+    page: &Page,
+    host: Option<HostId>,
+) -> Result<Vec<Drift>> {
+    let rows = sqlx::query_as(
+        "select * from (
+             select md5(o.host_id::text || ' ' || o.kind || ' ' || o.name)::uuid as id, o.host_id, h.name as host_name, o.kind, o.name,
+                    case when not o.ours then 'foreign' when exists (select from cloud where held_since is not null) then 'held'
+                         else 'swept' end as fate,
+                    o.first_seen_at, o.last_seen_at, o.sightings
+             from orphans o join hosts h on h.id = o.host_id) drift
+         where id > $1 and ($2::uuid is null or host_id = $2)
+         order by id limit $3",
+    )
+    .bind(page.after)
+    .bind(host)
+    .bind(page.fetch())
     .fetch_all(conn)
     .await?;
     Ok(rows)

@@ -8,9 +8,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use metrics::histogram;
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::{Connection, PgConnection, PgPool, Postgres};
 use tokio::time::timeout;
+
+use crate::domain::error::Result;
+use crate::domain::metric;
 
 /// How long a connection that was given back may take to have its last statement done; then it is closed.
 const RETURN: Duration = Duration::from_secs(10);
@@ -31,14 +35,24 @@ pub struct Tx {
     open: bool,
 }
 
-pub async fn acquire(pool: &PgPool) -> sqlx::Result<Conn> {
-    Ok(Conn(Some(pool.acquire().await?)))
+/// How long it was waited for is measured.
+pub async fn acquire(pool: &PgPool) -> Result<Conn> {
+    let begun = Instant::now();
+    let conn = pool.acquire().await;
+    histogram!(metric::POOL_WAIT).record(begun.elapsed());
+    Ok(Conn(Some(conn?)))
 }
 
-pub async fn begin(pool: &PgPool) -> sqlx::Result<Tx> {
+/// A transaction on a connection of its own.
+pub async fn begin(pool: &PgPool) -> Result<Tx> {
+    begin_with(pool, "begin").await
+}
+
+/// The same by another word: `begin` and what is to hold in it.
+pub async fn begin_with(pool: &PgPool, word: &'static str) -> Result<Tx> {
     // Open before the word is out: dropped while it waits, it is rolled back.
     let mut tx = Tx { conn: acquire(pool).await?, open: true };
-    sqlx::raw_sql("begin").execute(&mut *tx).await?;
+    sqlx::raw_sql(word).execute(&mut *tx).await?;
     Ok(tx)
 }
 
@@ -46,6 +60,13 @@ impl Tx {
     /// An error leaves it open whether it was committed: its answer may have been lost.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         sqlx::raw_sql("commit").execute(&mut *self).await?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// At once, and not when its connection is back in the pool.
+    pub async fn rollback(mut self) -> sqlx::Result<()> {
+        sqlx::raw_sql("rollback").execute(&mut *self).await?;
         self.open = false;
         Ok(())
     }
@@ -145,7 +166,7 @@ mod tests {
     use crate::store;
 
     /// Begins, and drops that after one poll, after two, and so on until it is done; gives how many transactions were left open.
-    async fn left_open<T>(begin: impl AsyncFn(&PgPool) -> sqlx::Result<T>) -> i64 {
+    async fn left_open<T, E>(begin: impl AsyncFn(&PgPool) -> Result<T, E>) -> i64 {
         let options = throwaway::empty().await.unwrap();
         let mut beside = options.connect().await.unwrap();
         let mut left = 0;

@@ -212,23 +212,22 @@ pub async fn of_instance(conn: &mut PgConnection, instance: InstanceId) -> Resul
     Ok(all.remove(&instance).unwrap_or_default())
 }
 
+/// The statement of `of_instances`.
+pub const OF_INSTANCES: &str =
+    "select p.id, p.instance_id, p.network_id, n.name as network_name, p.mac, a.address, p.position,
+            n.port_security, n.dns
+     from ports p
+     join networks n on n.id = p.network_id
+     join addresses a on a.port_id = p.id
+     where p.instance_id = any($1)
+     order by p.instance_id, p.position, p.id";
+
 /// The same for many; instances without ports are left out.
 pub async fn of_instances(
     conn: &mut PgConnection,
     instances: &[InstanceId],
 ) -> Result<HashMap<InstanceId, Vec<PortView>>> {
-    let rows: Vec<PortView> = sqlx::query_as(
-        "select p.id, p.instance_id, p.network_id, n.name as network_name, p.mac, a.address, p.position,
-                n.port_security, n.dns
-         from ports p
-         join networks n on n.id = p.network_id
-         join addresses a on a.port_id = p.id
-         where p.instance_id = any($1)
-         order by p.instance_id, p.position, p.id",
-    )
-    .bind(instances)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<PortView> = sqlx::query_as(OF_INSTANCES).bind(instances).fetch_all(conn).await?;
     let mut all: HashMap<InstanceId, Vec<PortView>> = HashMap::new();
     for row in rows {
         all.entry(row.instance_id).or_default().push(row);

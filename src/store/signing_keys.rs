@@ -53,3 +53,18 @@ pub async fn forget(conn: &mut PgConnection, before: Time) -> Result<u64> {
         .await?;
     Ok(done.rows_affected())
 }
+
+/// Every key signs until `at` at most.
+pub async fn retire_all(conn: &mut PgConnection, at: Time) -> Result<()> {
+    sqlx::query("update signing_keys set retires_at = $1 where retires_at > $1")
+        .bind(at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Nothing that any key signed is good any more.
+pub async fn remove_all(conn: &mut PgConnection) -> Result<()> {
+    sqlx::query("delete from signing_keys").execute(conn).await?;
+    Ok(())
+}

@@ -35,6 +35,23 @@ pub enum Kind {
     Fence,
 }
 
+impl Kind {
+    pub const ALL: [Self; 6] =
+        [Self::Instance, Self::Host, Self::HostImage, Self::Network, Self::Image, Self::Fence];
+
+    /// As the column has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Host => "host",
+            Self::HostImage => "host_image",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::Fence => "fence",
+        }
+    }
+}
+
 /// A worker's hold on an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Lease {
@@ -47,6 +64,21 @@ pub struct Lease {
     pub failing_since: Option<Time>,
     pub stalled_at: Option<Time>,
     pub lease_until: Time,
+}
+
+/// By which request the item's wish came.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Asked {
+    pub request_id: Option<String>,
+}
+
+/// An item under lease, and who asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Claimed {
+    #[sqlx(flatten)]
+    pub lease: Lease,
+    #[sqlx(flatten)]
+    pub asked: Asked,
 }
 
 /// Makes the item due at `due`, or leaves it due earlier. In the transaction of the change that made it so.
@@ -75,48 +107,87 @@ pub async fn lock(conn: &mut PgConnection, kind: Kind, item: Uuid) -> Result<()>
     Ok(())
 }
 
-/// `touch`, and forgets past failures: somebody changed the wish, or asked to try now.
+/// `touch`, and forgets past failures: somebody changed the wish, or asked to try now, by the request `asked`.
 pub async fn touch_afresh(
     conn: &mut PgConnection,
     kind: Kind,
     item: Uuid,
     due: Time,
+    asked: &Asked,
 ) -> Result<()> {
-    touch(conn, kind, item, due).await?;
     sqlx::query(
-        "update work set attempts = 0, failing_since = null, stalled_at = null, reason = null
-         where kind = $1 and item = $2",
+        "insert into work (kind, item, due_at, touched, request_id) values ($1, $2, $3, 1, $4)
+         on conflict (kind, item) do update
+         set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1,
+             attempts = 0, failing_since = null, stalled_at = null, reason = null, request_id = excluded.request_id",
     )
     .bind(kind)
     .bind(item)
+    .bind(due)
+    .bind(&asked.request_id)
     .execute(conn)
     .await?;
     Ok(())
 }
 
+/// `item` is worked on for the sake of what `lease` holds: it is done by the same request.
+pub async fn on_behalf(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    kind: Kind,
+    item: Uuid,
+) -> Result<()> {
+    sqlx::query(
+        "update work w set request_id = asker.request_id
+         from work asker
+         where w.kind = $1 and w.item = $2 and asker.kind = $3 and asker.item = $4",
+    )
+    .bind(kind)
+    .bind(item)
+    .bind(lease.kind)
+    .bind(lease.item)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whatever waits for a time is due now.
+pub async fn hasten(conn: &mut PgConnection, now: Time) -> Result<()> {
+    sqlx::query("update work set due_at = $1 where due_at < 'infinity' and due_at > $1")
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over.
+///
+/// Its commit does not wait for the disk: a lease that a crash of the database takes back is as one that ran out. The sequence
+/// of epochs may be taken back too; the clock's microseconds, which are added, see to it that none is given a second time.
 pub async fn claim(
     conn: &mut PgConnection,
     owner: Uuid,
     limit: i64,
     length: TimeDelta,
     now: Time,
-) -> Result<Vec<Lease>> {
-    let leases = sqlx::query_as(
-        "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch')
-         from (select kind, item from work
+) -> Result<Vec<Claimed>> {
+    let claimed = sqlx::query_as(
+        "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
+         from (select kind, item, set_config('synchronous_commit', 'off', true) from work
                where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
-         returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until",
+         returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
+                   w.request_id",
     )
     .bind(owner)
     .bind(now + length)
     .bind(now)
     .bind(limit)
+    .bind(now.timestamp_micros())
     .fetch_all(conn)
     .await?;
-    Ok(leases)
+    Ok(claimed)
 }
 
 /// Locks the item for this transaction and fails if the lease was lost: the first statement of every write of a worker. Gives
@@ -130,7 +201,26 @@ pub async fn guard(conn: &mut PgConnection, lease: &Lease) -> Result<Option<Time
     .bind(lease.epoch)
     .fetch_optional(conn)
     .await?;
-    held.ok_or_else(|| Error::conflict("lease-lost", "another worker has taken this item over"))
+    held.ok_or_else(lost)
+}
+
+/// `guard` of a transaction whose commit does not wait for the disk: of what was seen, and of what the next look finds again
+/// where a crash of the database takes it back. What is committed later never survives without it.
+pub async fn guard_softly(conn: &mut PgConnection, lease: &Lease) -> Result<()> {
+    let held: Option<i64> = sqlx::query_scalar(
+        "select epoch, set_config('synchronous_commit', 'off', true) from work
+         where kind = $1 and item = $2 and epoch = $3 for update",
+    )
+    .bind(lease.kind)
+    .bind(lease.item)
+    .bind(lease.epoch)
+    .fetch_optional(conn)
+    .await?;
+    held.map(|_| ()).ok_or_else(lost)
+}
+
+fn lost() -> Error {
+    Error::conflict("lease-lost", "another worker has taken this item over")
 }
 
 /// Whose an item is.
@@ -185,7 +275,8 @@ pub struct Failure {
     pub stalled_at: Option<Time>,
 }
 
-/// Gives the lease back with the outcome. An item that was touched meanwhile is due at once.
+/// Gives the lease back with the outcome. An item that was touched meanwhile is due at once. Its commit does not wait for the
+/// disk: where a crash of the database takes it back, the lease runs out and the next holder looks anew.
 pub async fn settle(
     conn: &mut PgConnection,
     lease: &Lease,
@@ -194,7 +285,8 @@ pub async fn settle(
 ) -> Result<bool> {
     let failure = settled.failure.as_ref();
     let done = sqlx::query(
-        "update work set
+        "with soft as materialized (select set_config('synchronous_commit', 'off', true) as set)
+         update work set
              lease_owner = null, lease_until = null,
              due_at = case when touched > $4 then $5 else coalesce($6, 'infinity') end,
              reason = $7,
@@ -204,7 +296,8 @@ pub async fn settle(
              last_error = coalesce($11, last_error),
              last_error_kind = coalesce($12, last_error_kind),
              last_error_at = coalesce($13, last_error_at)
-         where kind = $1 and item = $2 and epoch = $3",
+         from soft
+         where soft.set = 'off' and kind = $1 and item = $2 and epoch = $3",
     )
     .bind(lease.kind)
     .bind(lease.item)
@@ -222,6 +315,20 @@ pub async fn settle(
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Ends every lease of `owner`, who ends: its items are due now, at an epoch at which it can write nothing. Gives how many.
+pub async fn give_back(conn: &mut PgConnection, owner: Uuid, now: Time) -> Result<u64> {
+    let done = sqlx::query(
+        "update work set lease_owner = null, lease_until = null, epoch = nextval('work_epoch'),
+                         due_at = least(due_at, $2)
+         where lease_owner = $1",
+    )
+    .bind(owner)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// The item is finished with; its row goes.

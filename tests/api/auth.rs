@@ -219,6 +219,46 @@ async fn keys_are_replaced_with_age_and_the_old_ones_tokens_live_to_their_end() 
     assert_eq!(kept, 1, "the old key is removed");
 }
 
+/// Another process on the same database.
+fn replica(api: &Api) -> pileus::service::App {
+    pileus::service::App::new(pileus::service::Parts {
+        db: api.app.db.clone(),
+        config: api.app.config.clone(),
+        clock: api.app.clock.clone(),
+        cloud: api.app.cloud,
+        changes: pileus::store::changes::Changes::default(),
+        hosts: pileus::hypervisor::Hosts::fake([]).0,
+        shutdown: tokio_util::sync::CancellationToken::default(),
+    })
+}
+
+#[tokio::test]
+async fn every_process_knows_the_next_key_before_it_signs() {
+    let api = Api::start_at(manual(), |flags| flags.set("key_rotation_days", "1")).await;
+    let other = replica(&api);
+    let kid = |token: &str| read(token, 0)["kid"].as_str().expect("kid").to_owned();
+    let old = api.member.token.clone().expect("a token");
+    authenticate(&other, &old).await.expect("the member");
+    // Half an hour before the key retires, one process makes the next one. The other looks once a minute.
+    api.app.clock.advance(TimeDelta::minutes(24 * 60 - 30));
+    pileus::service::upkeep::run_once(&api.app).await.expect("upkeep");
+    let before = api.anonymous.login("member").await.token.expect("a token");
+    assert_eq!(kid(&before), kid(&old), "the old key signs to its end");
+    authenticate(&other, &before).await.expect("the member");
+    api.app.clock.advance(TimeDelta::seconds(30 * 60 - 1));
+    authenticate(&other, &api.anonymous.login("member").await.token.expect("a token"))
+        .await
+        .expect("the member");
+    // The new one signs, and the other process has just looked: it must know the key already.
+    api.app.clock.advance(TimeDelta::seconds(1));
+    let after = api.anonymous.login("member").await.token.expect("a token");
+    assert_ne!(kid(&after), kid(&old));
+    api.app.db.close().await;
+    let held = pileus::service::auth::public_keys(&other).await.expect("keys");
+    assert_eq!(held.keys.len(), 2, "both are published: {held:?}");
+    assert!(held.keys.iter().any(|key| key.kid == kid(&after)), "{held:?}");
+}
+
 #[tokio::test]
 async fn a_new_processs_tokens_are_good_in_the_one_that_runs() {
     let api = Api::start_at(manual(), |flags| flags).await;
@@ -228,15 +268,7 @@ async fn a_new_processs_tokens_are_good_in_the_one_that_runs() {
         .execute(&mut *conn)
         .await
         .expect("retired");
-    let other = pileus::service::App::new(pileus::service::Parts {
-        db: api.app.db.clone(),
-        config: api.app.config.clone(),
-        clock: api.app.clock.clone(),
-        cloud: api.app.cloud,
-        changes: pileus::store::changes::Changes::default(),
-        hosts: pileus::hypervisor::Hosts::fake([]).0,
-        shutdown: tokio_util::sync::CancellationToken::default(),
-    });
+    let other = replica(&api);
     let login = serde_json::from_value(json!({"user": "member", "password": PASSWORD}));
     let login = login.expect("a login");
     let origin = pileus::service::auth::Origin::default();
@@ -264,4 +296,32 @@ async fn a_token_that_was_seen_a_moment_ago_costs_no_query() {
     for token in [&jwt, &secret] {
         authenticate(&api.app, token).await.expect_err("what is older is looked up");
     }
+}
+
+#[tokio::test]
+async fn an_admin_replaces_the_keys_and_may_take_back_what_they_signed() {
+    let api = Api::start_at(manual(), |flags| flags).await;
+    let other = replica(&api);
+    let kid = |token: &str| read(token, 0)["kid"].as_str().expect("kid").to_owned();
+    let old = api.admin.token.clone().expect("a token");
+    authenticate(&other, &old).await.expect("the admin");
+    let rotate = "/v1/cloud/actions/rotate-keys";
+    api.owner.post(rotate, &json!({})).await.problem(403, "forbidden");
+    api.admin.ask(reqwest::Method::POST, rotate).send().await.expect(200);
+    // The old key signs until every process knows the new one, and what it signed stays good.
+    assert_eq!(kid(&api.anonymous.login("member").await.token.expect("a token")), kid(&old));
+    api.app.clock.advance(TimeDelta::seconds(121));
+    let fresh = api.anonymous.login("admin").await;
+    assert_ne!(kid(fresh.token.as_deref().expect("a token")), kid(&old));
+    authenticate(&other, &old).await.expect("the admin");
+    api.admin.get("/v1/auth/whoami").await.expect(200);
+    authenticate(&other, fresh.token.as_deref().expect("a token")).await.expect("the admin");
+
+    fresh.post(rotate, &json!({"revoke": true})).await.expect(200);
+    api.app.clock.advance(TimeDelta::seconds(60));
+    for token in [&old, fresh.token.as_ref().expect("a token")] {
+        authenticate(&other, token).await.expect_err("it was taken back");
+    }
+    fresh.get("/v1/auth/whoami").await.problem(401, "unauthenticated");
+    api.anonymous.login("admin").await.get("/v1/auth/whoami").await.expect(200);
 }

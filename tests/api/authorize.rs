@@ -293,7 +293,7 @@ fn expected(operation: &Operation, who: &Who<'_>, visible: Option<Visible>) -> E
 }
 
 /// A value that fits the schema, of its examples and its required properties.
-fn example(document: &Value, schema: &Value) -> Value {
+pub fn example(document: &Value, schema: &Value) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap_or_default();
         return example(document, &document["components"]["schemas"][name]);

@@ -22,13 +22,14 @@ use pileus::service::{App, Parts};
 use pileus::store;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub use crate::client::{Answer, Client, PASSWORD};
 
-const HOST: HostId = HostId(Uuid::from_u128(0x40577));
+pub const HOST: HostId = HostId(Uuid::from_u128(0x40577));
 
 /// A cloud with two tenants: A is `default`, with one user of each role; B has one member.
 pub struct Api {
@@ -46,6 +47,7 @@ pub struct Api {
     pub stranger: Client,
     /// The cloud's only host, registered by `run`.
     pub host: Arc<FakeHost>,
+    pub database: PgConnectOptions,
     signals: Option<mpsc::Receiver<(HostId, Signal)>>,
     loops: JoinSet<()>,
     _state: tempfile::TempDir,
@@ -64,7 +66,8 @@ impl Api {
     /// With a clock of the test's own, too.
     pub async fn start_at(clock: Clock, settings: impl FnOnce(Flags) -> Flags) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
-        let (app, host, signals) = app(clock, settings, state.path()).await;
+        let database = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
+        let (app, host, signals) = app(clock, settings, state.path(), &database).await;
         let wanted =
             Bootstrap { admin_user: "admin".into(), admin_password: Password::new(PASSWORD) };
         let begun = bootstrap::ensure(&app, &wanted).await.expect("a cloud");
@@ -83,6 +86,7 @@ impl Api {
             tenant_a,
             tenant_b,
             host,
+            database,
             signals: Some(signals),
             loops: JoinSet::new(),
             _state: state,
@@ -91,6 +95,13 @@ impl Api {
 
     /// Registers the fake host and lets the reconciler run until the test ends.
     pub async fn run(&mut self) {
+        self.register().await;
+        let signals = self.signals.take().expect("run is called once");
+        self.loops = server::loops(&self.app, signals).await.expect("the loops");
+    }
+
+    /// Registers the fake host.
+    pub async fn register(&self) {
         sqlx::query(
             "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio,
                                 created_at, health_since)
@@ -101,18 +112,45 @@ impl Api {
         .execute(&self.app.db)
         .await
         .expect("a host");
-        let signals = self.signals.take().expect("run is called once");
-        self.loops = server::loops(&self.app, signals).await.expect("the loops");
+    }
+
+    /// The same cloud, host and state directory on another database, with a server of its own.
+    pub async fn on(self, database: PgConnectOptions) -> Self {
+        let app = App::new(Parts {
+            db: store::connect(database.clone(), 8).await.expect("a pool"),
+            config: self.app.config.clone(),
+            clock: self.app.clock.clone(),
+            cloud: self.app.cloud,
+            changes: store::changes::Changes::default(),
+            hosts: self.app.hosts.clone(),
+            shutdown: tokio_util::sync::CancellationToken::new(),
+        });
+        let anonymous = Client::new(serve(&app).await);
+        Self {
+            admin: anonymous.login("admin").await,
+            owner: anonymous.login("owner").await,
+            member: anonymous.login("member").await,
+            reader: anonymous.login("reader").await,
+            stranger: anonymous.login("stranger").await,
+            anonymous,
+            app,
+            database,
+            ..self
+        }
     }
 
     /// A public image that is ready, of a MiB.
     pub async fn image(&self, name: &str) -> Value {
+        self.image_of(name, vec![7; 1 << 20]).await
+    }
+
+    pub async fn image_of(&self, name: &str, bytes: Vec<u8>) -> Value {
         let new = json!({"name": name, "format": "raw", "visibility": "public"});
         let image = self.admin.post("/v1/images", &new).await.expect(201);
         let path = format!("/v1/images/{}/data", image["id"].as_str().expect("an id"));
         let data =
             self.admin.ask(Method::PUT, &path).header("content-type", "application/octet-stream");
-        let answer = data.body(vec![7; 1 << 20]).send().await;
+        let answer = data.body(bytes).send().await;
         assert!(answer.status < 300, "{answer:?}");
         image
     }
@@ -132,17 +170,23 @@ async fn app(
     clock: Clock,
     settings: impl FnOnce(Flags) -> Flags,
     dir: &std::path::Path,
+    database: &PgConnectOptions,
 ) -> (App, Arc<FakeHost>, mpsc::Receiver<(HostId, Signal)>) {
-    let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
     let flags = Flags::default()
         .set("state_dir", dir.to_string_lossy())
         // Limits have tests of their own, and all tests log in from one address.
-        .set("login_attempts_per_minute", "10000");
+        .set("login_attempts_per_minute", "10000")
+        // Registering needs a URI, and most tests no host at it.
+        .set("allow_test_hosts", "true");
     let cloud = Uuid::new_v4();
     let host = Arc::new(FakeHost::new(cloud, clock.clone()));
     let (hosts, signals) = Hosts::fake([(HOST, Arc::clone(&host))]);
+    let db = store::connect(database.clone(), 8).await.expect("a pool");
+    let mut conn = db.acquire().await.expect("a connection");
+    store::cloud::ensure(&mut conn, cloud, clock.now()).await.expect("a cloud");
+    drop(conn);
     let app = App::new(Parts {
-        db: store::connect(options, 8).await.expect("a pool"),
+        db,
         config: Config::load(&settings(flags), []).expect("a configuration"),
         clock,
         cloud,

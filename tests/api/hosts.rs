@@ -116,7 +116,7 @@ async fn each_bad_field_is_named_and_no_uri_runs_a_program_or_holds_a_password()
     for (uri, why) in [
         ("qemu+ssh://h/system?netcat=/bin/sh", "names a program"),
         ("qemu+ssh://root:secret@h/system", "password"),
-        ("test:///etc/shadow", "/default"),
+        ("test:///", "/default"),
     ] {
         let answer = api.admin.post("/v1/hosts", &json!({"name": "x", "uri": uri})).await;
         assert_eq!(answer.faults(), ["/uri"]);
@@ -135,6 +135,20 @@ async fn each_bad_field_is_named_and_no_uri_runs_a_program_or_holds_a_password()
         ["/host_uuid"]
     );
     assert_eq!(api.admin.patch(&path, &json!({"disk_ratio": 0})).await.faults(), ["/disk_ratio"]);
+}
+
+#[tokio::test]
+async fn a_mock_host_is_refused_unless_the_settings_allow_it() {
+    let api = Api::start_with(|flags| flags.set("allow_test_hosts", "false")).await;
+    for uri in ["test:///default", "test:///etc/shadow"] {
+        let answer = api.admin.post("/v1/hosts", &json!({"name": "x", "uri": uri})).await;
+        assert_eq!(answer.faults(), ["/uri"]);
+        assert!(answer.text.contains("allow_test_hosts"), "{answer:?}");
+    }
+    let real = json!({"name": "x", "uri": "qemu:///system"});
+    let id = register(&api, &real).await;
+    let patch = json!({"uri": "test:///default"});
+    assert_eq!(api.admin.patch(&format!("/v1/hosts/{id}"), &patch).await.faults(), ["/uri"]);
 }
 
 #[tokio::test]
@@ -174,10 +188,9 @@ async fn a_host_shrunk_below_what_it_carries_stays_and_takes_no_more() {
         disk_gib: 1,
         traits: vec![],
     };
-    let incarnation = pileus::domain::id::IncarnationId(Uuid::now_v7());
     let now = api.app.clock.now();
-    let claimed = store::incarnations::claim(&mut conn, incarnation, &who, id, now).await;
-    assert!(!claimed.expect("an answer"));
+    let claimed = store::incarnations::claim(&mut conn, Uuid::now_v7(), &who, id, now).await;
+    assert_eq!(claimed.expect("an answer"), None);
 }
 
 #[tokio::test]

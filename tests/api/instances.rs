@@ -43,9 +43,13 @@ async fn an_instance_goes_through_its_whole_life_and_leaves_nothing() {
     assert_eq!(instance["interfaces"][0]["network_id"], network["id"]);
     assert_eq!(instance.get("host_id"), None, "where it runs is for admins");
     assert_eq!(api.host.content().domains.len(), 1);
+    let wait = format!("{}?wait=cloud_init&timeout=30", path(&instance));
+    let told = api.member.get(&wait).await.expect(200);
+    assert_eq!(told["cloud_init"], json!({"status": "done", "errors": []}), "{told}");
 
     let stopped = act(&api.member, &instance, "stop?wait=stopped&timeout=30").await;
     assert_eq!((&stopped["status"], &stopped["power"]), (&json!("stopped"), &json!("none")));
+    assert_eq!(stopped["cloud_init"], Value::Null, "it was of the boot that is over");
     let started = act(&api.member, &instance, "start?wait=running&timeout=30").await;
     assert_eq!((&started["status"], &started["boot"]), (&json!("running"), &json!(2)));
     let rebooted = act(&api.member, &instance, "reboot?wait=running&timeout=30").await;
@@ -270,4 +274,19 @@ async fn no_room_is_said_and_waited_for() {
     let gone =
         api.member.delete(&format!("{}?wait=deleted&timeout=20", path(&made))).await.expect(202);
     assert_eq!(gone["status"], "deleted");
+}
+
+#[tokio::test]
+async fn a_guest_is_believed_to_be_through_with_cloud_init_only_where_it_shows_a_result() {
+    let api = cloud().await;
+    let result = |bytes: &[u8]| api.host.set_file("/run/cloud-init/result.json", bytes);
+    result(br#"{"v1": {"errors": "many"}}"#);
+    let wait = "/v1/instances?wait=cloud_init&timeout=3";
+    let made = api.member.post(wait, &tiny("a")).await.expect(202);
+    assert_eq!((&made["status"], &made["cloud_init"]), (&json!("running"), &Value::Null));
+    result(br#"{"v1": {"errors": ["('runcmd',\u0000\u001b[2J)"]}}"#);
+    let wait = format!("{}?wait=cloud_init&timeout=30", path(&made));
+    let told = api.member.get(&wait).await.expect(200);
+    let failed = json!({"status": "error", "errors": ["('runcmd',  [2J)"]});
+    assert_eq!(told["cloud_init"], failed, "{told}");
 }

@@ -2,22 +2,42 @@
 
 #[path = "../common/client.rs"]
 mod client;
+mod exposition;
+mod process;
 mod harness;
+#[path = "../common/backup.rs"]
+mod backup;
 mod sse;
+mod world;
 
 mod auth;
 mod cli;
+mod conformance;
+mod crowd;
 mod authorize;
+mod dashboards;
 mod documents;
+mod drain;
 mod events;
 mod flavors;
+mod foreign;
+mod fsck;
+mod fuzz;
 mod health;
+mod hostile;
 mod hosts;
 mod images;
 mod instances;
 mod keypairs;
+mod log;
+mod metrics;
 mod networks;
 mod ports;
+mod restore;
+mod secrets;
+mod stalled;
+mod sweep;
+mod switches;
 mod tenants;
 mod tokens;
 mod upkeep;

@@ -218,6 +218,24 @@ impl Cloud {
         url.split('?').next().unwrap_or_default().to_owned()
     }
 
+    /// Its database, to be dumped, or, while no server runs, to be replaced.
+    pub fn database(&mut self) -> &mut PgConnectOptions {
+        let Database::Shared(options) = &mut self.database else {
+            panic!("its database is its own")
+        };
+        options
+    }
+
+    /// A client command of the admin's: its exit code, and what it printed.
+    pub fn pileus(&self, line: &str) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pileus"));
+        command.args(line.split_whitespace()).env("PILEUS_URL", &self.admin.url);
+        command.env("PILEUS_TOKEN", self.admin.token.as_deref().expect("a token"));
+        let done = command.stdin(Stdio::null()).output().expect("the command runs");
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code().expect("a code"), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// One number.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&mut self.db().await).await.expect(query)
@@ -237,6 +255,7 @@ impl Cloud {
             let instance = self.admin.get(&path).await.expect(200);
             let holds = match goal {
                 "agent" => instance["agent"] == true,
+                "cloud_init" => instance["cloud_init"].is_object(),
                 "address" => {
                     let interfaces = instance["interfaces"].as_array().unwrap();
                     interfaces.iter().all(|interface| interface["seen"] == true)

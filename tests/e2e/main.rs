@@ -6,6 +6,8 @@
     reason = "bytes of test data fit; a seed comes from the environment"
 )]
 
+#[path = "../common/backup.rs"]
+mod backup;
 #[path = "../common/client.rs"]
 mod client;
 #[path = "../common/cloud.rs"]
@@ -16,9 +18,12 @@ mod libvirtd;
 mod process;
 
 mod audit;
+mod cloud_init;
+mod debian;
 mod dhcp;
 mod images;
 mod kill_nine;
 mod main_job;
 mod neighbours;
+mod restore;
 mod routes;

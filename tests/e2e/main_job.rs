@@ -41,8 +41,8 @@ impl Foreign {
     }
 }
 
-/// Logs in as root, and gives what the command printed. The guest's host key must stay what it was at the first login.
-async fn ssh(cloud: &Cloud, key: &Path, address: IpAddr, command: &str) -> String {
+/// Logs in as `user@address`, and gives what the command printed. The guest's host key must stay what it was at the first login.
+pub async fn ssh(cloud: &Cloud, key: &Path, login: &str, command: &str) -> String {
     let known = key.with_extension("known");
     let begun = Instant::now();
     loop {
@@ -50,17 +50,18 @@ async fn ssh(cloud: &Cloud, key: &Path, address: IpAddr, command: &str) -> Strin
         ssh.args(["-q", "-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]);
         ssh.args(["-o", "ConnectTimeout=20", "-o", "StrictHostKeyChecking=accept-new"]);
         ssh.arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-        ssh.arg("-i").arg(key).arg(format!("root@{address}")).arg(command);
+        ssh.arg("-i").arg(key).args([login, command]);
         let (succeeded, said) = run(&mut ssh);
         if succeeded {
             return said;
         }
-        assert!(begun.elapsed() < SOON, "ssh to {address}: {said}");
+        assert!(begun.elapsed() < BOOT, "ssh to {login}: {said}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-fn keypair(dir: &Path) -> (std::path::PathBuf, String) {
+/// A new key: its path, and its public half.
+pub fn keypair(dir: &Path) -> (std::path::PathBuf, String) {
     let path = dir.join("key");
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f"]).arg(&path);
@@ -70,7 +71,7 @@ fn keypair(dir: &Path) -> (std::path::PathBuf, String) {
     (path, public.trim().to_owned())
 }
 
-fn address(instance: &Value) -> IpAddr {
+pub fn address(instance: &Value) -> IpAddr {
     instance["interfaces"][0]["address"].as_str().unwrap().parse().unwrap()
 }
 
@@ -100,12 +101,15 @@ async fn the_main_job() {
     let (address, mac) = (address(&instance), instance["interfaces"][0]["mac"].as_str().unwrap());
     let console = cloud.console_says(id, "ready", 1).await;
     println!("ready after {:?}", begun.elapsed());
+    let told = cloud.until(id, "cloud_init", "running", BOOT).await;
+    assert_eq!(told["cloud_init"], json!({"status": "done", "errors": []}), "{told:#}");
     for line in [HELLO, "hostname: web-1", &format!("address: eth0 {address}"), "user-data: exit 0"]
     {
         assert_eq!(count_lines(&console, line), 1, "{line:?} in {console}");
     }
     assert!(cloud.dhcp_knows(mac));
-    let said = ssh(&cloud, &key, address, "hostname; cat /proc/sys/kernel/random/boot_id").await;
+    let root = format!("root@{address}");
+    let said = ssh(&cloud, &key, &root, "hostname; cat /proc/sys/kernel/random/boot_id").await;
     let (name, first_boot) = said.trim().split_once('\n').unwrap();
     assert_eq!(name, "web-1");
 
@@ -135,7 +139,7 @@ async fn the_main_job() {
     assert_eq!(count_lines(&console, HELLO), 1, "user data runs once: {console}");
     assert_eq!(count_lines(&console, &format!("user-data: already ran for {id}")), 1, "{console}");
     // The same host key, too: another one would be refused.
-    let boot = ssh(&cloud, &key, address, "cat /proc/sys/kernel/random/boot_id").await;
+    let boot = ssh(&cloud, &key, &root, "cat /proc/sys/kernel/random/boot_id").await;
     assert_ne!(boot.trim(), first_boot);
 
     let before = started["boot"].as_i64().unwrap();

@@ -43,6 +43,7 @@ fn what_is_not_there_is_gone(host: &dyn Hypervisor, world: &World) {
     assert_eq!(host.leases(world.network).unwrap(), vec![]);
     assert_eq!(host.console(world.stamp.incarnation, 0, 10).unwrap(), b"");
     assert!(!host.agent_ping(id).unwrap());
+    assert_eq!(host.agent_file(id, "/etc/hostname", 10).unwrap(), None);
     host.shutdown(id).unwrap();
     assert_eq!(host.pause(id).unwrap_err().kind, FaultKind::Transient);
     world.remove(host);

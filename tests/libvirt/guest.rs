@@ -84,6 +84,15 @@ fn a_guest_boots_gets_its_address_and_leaves_nothing() {
     assert!((0..=120).contains(&left.num_seconds()), "{left}");
     until("the agent answers", || host.agent_ping(id).unwrap().then_some(()));
     assert!(host.domain(id).unwrap().unwrap().agent);
+    let file = |path, max| host.agent_file(id, path, max).unwrap_or(None);
+    let result = until("cloud-init has finished", || file("/run/cloud-init/result.json", 1000));
+    assert!(result.starts_with(b"{\"v1\":"), "{}", String::from_utf8_lossy(&result));
+    until("a part of a longer file", || file("/bin/busybox", 4).filter(|part| part == b"\x7fELF"));
+    // What is not there, and what can be opened but not read; more often than an agent has handles to lose.
+    for _ in 0..30 {
+        assert_eq!((file("/run/none", 10), file("/run", 10)), (None, None));
+    }
+    until("the agent answers", || host.agent_ping(id).unwrap().then_some(()));
 
     while signals.try_recv().is_ok() {}
     host.shutdown(id).unwrap();

@@ -56,6 +56,10 @@ const TAGS: &[(&str, &str)] = &[
     ("hosts", "Hypervisor hosts, reached through libvirt."),
     ("instances", "The virtual machines."),
     ("events", "All that was wished and seen: the feed and audit log."),
+    (
+        "operation",
+        "For admins: what is not as wished, what is where nobody wished it, and the cloud itself.",
+    ),
     ("health", "Whether the server lives and is fit for requests."),
 ];
 

@@ -52,6 +52,43 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("reason", "Why, for people.", ""),
 ];
 
+/// Fields whose rule no pattern says that every generator can read (names may be of any script): formats of our own, which
+/// tools that do not know them pass over.
+const FORMATS: &[(&str, &str)] = &[
+    ("name", "name"),
+    ("zone", "name"),
+    ("public_key", "ssh-public-key"),
+    ("uri", "libvirt-uri"),
+    ("pool_path", "absolute-path"),
+    ("cidr", "ipv4-cidr"),
+    ("mac", "mac"),
+    ("gateway", "ipv4"),
+    ("range_start", "ipv4"),
+    ("range_end", "ipv4"),
+    ("address", "ipv4"),
+];
+
+fn parameter_format(name: &str, operation_id: &str) -> Option<&'static str> {
+    match name {
+        "cursor" if operation_id == "list_events" => Some("event-cursor"),
+        "cursor" => Some("cursor"),
+        "label" => Some("labels"),
+        _ => None,
+    }
+}
+
+/// Only text that has none yet takes a format.
+fn set_format(schema: &mut Value, format: &str) {
+    let text = |kind: &Value| {
+        kind == "string" || kind.as_array().is_some_and(|all| all.contains(&json!("string")))
+    };
+    if text(&schema["type"])
+        && let Some(object) = schema.as_object_mut()
+    {
+        object.entry("format").or_insert(json!(format));
+    }
+}
+
 const CURSOR: &str = "AZejpm8xcAKjWJz7wbAxSQ";
 const SHA256: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const ID: &str = "0197a3f0-4c5e-7d3a-9d2f-0b8e6a1c2d3e";
@@ -73,9 +110,14 @@ pub fn fill(document: &mut Value) {
         for operation in
             paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut)
         {
+            let operation_id = operation["operationId"].as_str().map(str::to_owned);
             for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap_or_default().to_owned();
                 visit(&mut parameter["schema"]);
+                let id = operation_id.as_deref().unwrap_or_default();
+                if let Some(format) = parameter_format(&name, id) {
+                    set_format(&mut parameter["schema"], format);
+                }
                 if parameter.get("example").is_none() {
                     word(&name, &mut parameter["schema"]);
                 }
@@ -110,6 +152,9 @@ fn visit(schema: &mut Value) {
             "keypairs" => texts(property, 63, "laptop"),
             "dns" => property["items"]["format"] = json!("ipv4"),
             _ => {}
+        }
+        if let Some((_, format)) = FORMATS.iter().find(|(field, _)| field == name) {
+            set_format(property, format);
         }
         visit(property);
     }
@@ -152,7 +197,8 @@ fn labels(schema: &mut Value) {
     object.entry("example").or_insert(json!({ "team": "ci" }));
     let key = json!({ "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[A-Za-z0-9._/-]+$" });
     object.insert("propertyNames".into(), key);
-    object.insert("additionalProperties".into(), json!({ "type": "string", "maxLength": 255 }));
+    let value = json!({ "type": "string", "maxLength": 255, "format": "label-value" });
+    object.insert("additionalProperties".into(), value);
 }
 
 fn describe(schema: &mut Value, text: &str) {

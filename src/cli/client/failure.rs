@@ -16,6 +16,7 @@ impl Failure {
     pub const NOT_FOUND: u8 = 4;
     pub const NOT_ALLOWED: u8 = 5;
     pub const NOT_IN_TIME: u8 = 6;
+    pub const DIFFERS: u8 = 7;
 
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }

@@ -14,7 +14,8 @@ use super::failure::Failure;
 use super::http::Http;
 use super::nouns::noun;
 
-const GOALS: [&str; 7] = ["running", "address", "agent", "paused", "stopped", "deleted", "settled"];
+const GOALS: [&str; 8] =
+    ["running", "address", "agent", "cloud_init", "paused", "stopped", "deleted", "settled"];
 const ACTIONS: [(&str, &str); 6] = [
     ("start", "Start, or start again what stopped by itself"),
     ("stop", "Stop: by the power button, and then off after a grace"),
@@ -132,6 +133,7 @@ impl Wait {
         match self.goal.as_str() {
             "address" => instance["interfaces"].as_array().is_some_and(|all| all.iter().all(seen)),
             "agent" => instance["agent"] == true,
+            "cloud_init" => instance["cloud_init"].is_object(),
             "settled" => {
                 status == "deleted" || instance["observed_revision"] == instance["revision"]
             }
@@ -139,12 +141,18 @@ impl Wait {
         }
     }
 
-    /// An error if the goal was not reached in time.
+    /// An error if the goal was not reached in time, or if cloud-init was waited for and failed.
     pub fn check(&self, instance: &Value) -> Result<()> {
+        let text = |key: &str| instance[key].as_str().unwrap_or("none given").to_owned();
         if self.holds(instance) {
+            let ended = &instance["cloud_init"];
+            if self.goal == "cloud_init" && ended["status"] == "error" {
+                // As JSON, whose strings have no control characters: they are the guest's words.
+                let errors = &ended["errors"];
+                bail!("cloud-init of {} finished with errors: {errors}", text("name"));
+            }
             return Ok(());
         }
-        let text = |key: &str| instance[key].as_str().unwrap_or("none given").to_owned();
         let message = format!(
             "{} is not {} within {} s: it is {}, reason: {}",
             text("name"),
@@ -316,9 +324,15 @@ mod tests {
         let instance = json!({"name": "a", "status": "running", "agent": false, "revision": 2,
             "observed_revision": 1, "interfaces": [{"seen": true}, {"seen": false}]});
         assert!(wait("running").check(&instance).is_ok());
-        for goal in ["stopped", "address", "agent", "settled", "deleted"] {
+        for goal in ["stopped", "address", "agent", "settled", "deleted", "cloud_init"] {
             let error = wait(goal).check(&instance).expect_err(goal);
             assert_eq!(error.downcast_ref::<Failure>().map(|f| f.code), Some(6));
         }
+        let ended = |status: &str, errors: &[&str]| json!({"name": "a", "status": "running", "cloud_init": {"status": status, "errors": errors}});
+        assert!(wait("cloud_init").check(&ended("done", &[])).is_ok());
+        let failed = ended("error", &["runcmd \u{1b}[2J"]);
+        let error = wait("cloud_init").check(&failed).expect_err("an error").to_string();
+        assert!(error.contains("runcmd \\u001b[2J"), "{error}");
+        assert!(wait("running").check(&failed).is_ok());
     }
 }

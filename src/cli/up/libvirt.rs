@@ -48,6 +48,12 @@ impl Libvirt {
             "auto" => SESSION,
             uri => uri,
         };
+        if uri.starts_with("test:") && !config.allow_test_hosts {
+            bail!(
+                "libvirt_uri is {uri}, libvirt's mock host, whose guests are records and never run: give a qemu URI, or set \
+                 allow_test_hosts where that is what you want"
+            );
+        }
         let mut libvirt =
             Self { uri: uri.to_owned(), stop: CancellationToken::new(), keepers: None };
         if uri == SESSION {

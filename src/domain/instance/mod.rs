@@ -1,9 +1,11 @@
 //! Instances: the wish, what was seen, the next step between them, and the status that people read.
 
+mod cloud_init;
 mod status;
 mod step;
 mod wish;
 
+pub use cloud_init::{CloudInit, CloudInitStatus};
 pub use status::{Account, Status, status};
 pub use step::{Domain, Parts, Situation, Step, next_step};
 pub use wish::{Action, Wanted, Wish};
@@ -62,6 +64,8 @@ pub struct Instance {
     pub interfaces: Vec<Interface>,
     /// Whether the guest agent's channel is connected.
     pub agent: bool,
+    /// How cloud-init ended in its present power-on, as the guest agent tells; null: not seen to have finished.
+    pub cloud_init: Option<CloudInit>,
     /// When its present power-on began.
     pub started_at: Option<DateTime<Utc>>,
     /// Power-ons wished for so far: a start or a reboot asks for one more.

@@ -11,8 +11,8 @@ use crate::domain::clock::{Clock, Time};
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
 use crate::hypervisor::xml::network::{LEASE_SECONDS, without_twins};
 use crate::hypervisor::{
-    DomainSeen, DomainSpec, Fault, HostFacts, Lease, NetworkSeen, NetworkSpec, Overlay, Power,
-    Signal, Upload, VolumeSeen, names,
+    DhcpHost, DomainSeen, DomainSpec, Fault, HostFacts, Lease, NetworkSeen, NetworkSpec, Overlay,
+    Power, Signal, Upload, VolumeSeen, names,
 };
 
 /// Everything on the host.
@@ -61,6 +61,8 @@ pub struct World {
     pub reachable: bool,
     pub deaf: bool,
     pub agents: bool,
+    /// What every guest holds.
+    pub files: BTreeMap<String, Vec<u8>>,
     pub domains: BTreeMap<InstanceId, FakeDomain>,
     pub volumes: BTreeMap<String, FakeVolume>,
     pub networks: BTreeMap<Uuid, FakeNetwork>,
@@ -77,6 +79,11 @@ impl World {
             reachable: true,
             deaf: false,
             agents: true,
+            // Guests whose cloud-init has nothing to complain of.
+            files: BTreeMap::from([(
+                "/run/cloud-init/result.json".into(),
+                br#"{"v1": {"datasource": null, "errors": []}}"#.into(),
+            )]),
             domains: BTreeMap::new(),
             volumes: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -235,13 +242,26 @@ impl World {
 
     pub fn ensure_network(&mut self, cloud: Uuid, spec: &NetworkSpec) -> Result<(), Fault> {
         let name = names::network(cloud, spec.id);
-        let spec = NetworkSpec { hosts: without_twins(&spec.hosts), ..spec.clone() };
+        let mut spec = NetworkSpec { hosts: without_twins(&spec.hosts), ..spec.clone() };
         if let Some(there) = self.networks.get_mut(&spec.id.0) {
             if there.name != name || !there.subnets.contains(&spec.cidr.trunc()) {
                 return Err(Fault::conflict(format!(
                     "update network {name}: {} holds its UUID, with the subnets {:?}",
                     there.name, there.subnets
                 )));
+            }
+            if let Some(old) = there.spec.as_ref().filter(|_| spec.keep_others) {
+                let twin = |a: &DhcpHost, b: &DhcpHost| {
+                    a != b && (a.mac == b.mac || a.address == b.address)
+                };
+                let others: Vec<_> =
+                    old.hosts.iter().filter(|host| !spec.hosts.contains(host)).cloned().collect();
+                if others.iter().any(|old| spec.hosts.iter().any(|new| twin(old, new))) {
+                    return Err(Fault::transient(format!(
+                        "update network {name}: there is an existing dhcp host entry that matches"
+                    )));
+                }
+                spec.hosts.extend(others);
             }
             there.active = true;
             there.spec = Some(spec);

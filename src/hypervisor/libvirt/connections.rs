@@ -1,6 +1,6 @@
 //! A few connections a host, opened when needed, checked out for one call at a time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -14,7 +14,7 @@ use super::ffi;
 use crate::hypervisor::{Fault, FaultKind, xml};
 
 /// libvirtd serves five calls a connection and twenty workers in all: four connections keep a host busy.
-const MAX: usize = 4;
+pub const MAX: usize = 4;
 /// How long a call waits for a connection while all are taken; the caller's own deadline is mostly shorter.
 const WAIT: Duration = Duration::from_secs(60);
 /// A host that answers no ping for 5 s × 3 is gone.
@@ -29,6 +29,8 @@ pub struct Connections {
     uri: String,
     /// Whose UUID the host must have.
     expect: Option<Uuid>,
+    most: usize,
+    opened: AtomicU64,
     state: Mutex<State>,
     returned: Condvar,
     opener: Opener,
@@ -108,9 +110,15 @@ fn verify(conn: &Connect, uri: &str, expect: Option<Uuid>) -> Result<(), Fault> 
 }
 
 impl Connections {
-    pub fn new(uri: String, expect: Option<Uuid>) -> Self {
-        let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { uri, expect, state, returned, opener: Opener::default() }
+    /// At most `most` of them at a time.
+    pub fn new(uri: String, expect: Option<Uuid>, most: usize) -> Self {
+        let (opened, state, returned) = (AtomicU64::new(0), Mutex::default(), Condvar::new());
+        Self { uri, expect, most, opened, state, returned, opener: Opener::default() }
+    }
+
+    /// How many were opened so far.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
     }
 
     /// Runs `call`; once more on a new connection where an old one turns out to be lost: every call is an ensure.
@@ -148,7 +156,7 @@ impl Connections {
                 }
                 state.open -= 1;
             }
-            if state.open < MAX {
+            if state.open < self.most {
                 state.open += 1;
                 break;
             }
@@ -156,14 +164,16 @@ impl Connections {
                 self.returned.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner);
             if timeout.timed_out() {
                 return Err(Fault::unreachable(format!(
-                    "connect to {}: all {MAX} connections have been busy for {} s",
+                    "connect to {}: all {} connections have been busy for {} s",
                     self.uri,
+                    self.most,
                     WAIT.as_secs()
                 )));
             }
             state = next;
         }
         drop(state);
+        self.opened.fetch_add(1, Ordering::AcqRel);
         let opened = self.opener.open(&self.uri, self.expect).map(|conn| (conn, false));
         opened.inspect_err(|_| self.forget())
     }

@@ -13,9 +13,6 @@ use crate::hypervisor::{
     DomainSeen, DomainSpec, Fault, FaultKind, Power, VolumeFormat, names, xml,
 };
 
-/// Seconds that a guest agent has to answer a ping.
-const PING_SECONDS: i32 = 2;
-
 pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
     match lookup(conn, id)? {
         Some(domain) => see(&domain),
@@ -23,12 +20,7 @@ pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault>
     }
 }
 
-pub fn all(conn: &Connect) -> Result<Vec<DomainSeen>, Fault> {
-    let domains = conn.list_all_domains(0).map_err(during("list the host's domains"))?;
-    domains.iter().filter_map(|domain| see(domain).transpose()).collect()
-}
-
-fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
+pub fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     present(&format!("find domain {id}"), conn.lookup_domain_by_uuid(id.0))
 }
 
@@ -42,7 +34,7 @@ pub fn present<T>(what: &str, answer: Result<T, Error>) -> Result<Option<T>, Fau
 }
 
 /// `None`: it went away while it was looked at.
-fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
+pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     let Some(text) = present("read a domain", domain.xml_desc(0))? else { return Ok(None) };
     let Some(state) = present("read a domain's state", ffi::state(domain))? else {
         return Ok(None);
@@ -51,23 +43,11 @@ fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent }))
 }
 
-fn power(state: sys::virDomainState) -> Power {
+pub fn power(state: sys::virDomainState) -> Power {
     match state {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,
         _ => Power::Off,
-    }
-}
-
-/// Whether the guest agent answers. libvirt says so many things where it does not that only a lost host is a fault.
-pub fn agent_ping(conn: &Connect, id: InstanceId) -> Result<bool, Fault> {
-    let Some(domain) = lookup(conn, id)? else { return Ok(false) };
-    match domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, PING_SECONDS, 0) {
-        Ok(_) => Ok(true),
-        Err(error) => match fault("ping the guest agent", &error) {
-            Fault { kind: FaultKind::Unreachable, message } => Err(Fault::unreachable(message)),
-            _ => Ok(false),
-        },
     }
 }
 

@@ -119,7 +119,8 @@ impl Libvirt {
                 .map_err(during(what.as_str()))
         };
         // First all removals: libvirt refuses a host that shares MAC, address or name with another.
-        for host in seen.hosts.iter().filter(|host| !hosts.contains(host)) {
+        let superfluous = |host: &&DhcpHost| !spec.keep_others && !hosts.contains(host);
+        for host in seen.hosts.iter().filter(superfluous) {
             update(sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, host)?;
         }
         for host in hosts.iter().filter(|host| !seen.hosts.contains(host)) {

@@ -217,6 +217,7 @@ mod tests {
             cidr: "10.0.0.0/24".parse().unwrap(),
             gateway: "10.0.0.1".parse().unwrap(),
             dns: vec!["9.9.9.9".parse().unwrap()],
+            keep_others: false,
             hosts: vec![],
         };
         let seen = read(&network(Uuid::nil(), &spec, &hosts).unwrap()).unwrap();

@@ -1,21 +1,93 @@
 //! The steps from nothing to a running domain: disk, seed, networks, start.
 
+use std::time::Instant;
+
 use chrono::TimeDelta;
 
-use super::{Look, QUICK_EXIT, disk_name, seed_name};
+use super::{Look, QUICK_EXIT};
 use crate::domain::id::{HostId, IncarnationId};
 use crate::domain::image::Blob;
 use crate::domain::instance::hostname;
+use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
 use crate::reconcile::{Outcome, Trouble, fault, host_images, host_networks};
 use crate::store;
 
+/// What a start needs and was not made whole yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing {
+    pub disk: bool,
+    pub seed: bool,
+}
+
 impl Look<'_> {
-    pub(super) async fn create_disk(
+    /// All that is missing, and then the start, with no look between: the host has just said that there is no domain, and
+    /// answers for what it made. Disk, seed and networks are made side by side, as none needs another.
+    pub(super) async fn make(
         &self,
         incarnation: IncarnationId,
         host: HostId,
+        missing: Missing,
+    ) -> Result<Outcome, Trouble> {
+        if let Some(wait) = self.slowed_down() {
+            return Ok(wait);
+        }
+        // Parts that nothing owns are swept.
+        let until = match missing {
+            Missing { disk: false, seed: false } => Instant::now(),
+            Missing { .. } => self.ctx.confirm_lease(self.lease).await?,
+        };
+        let disk = async {
+            if missing.disk { self.create_disk(incarnation, host, until).await } else { Ok(()) }
+        };
+        let seed = async {
+            if missing.seed { self.write_seed(incarnation, host, until).await } else { Ok(()) }
+        };
+        // Each to its end, whatever becomes of the others: nothing is still being made when the next attempt begins.
+        let (disk, seed, networks) = tokio::join!(disk, seed, self.networks(host));
+        (disk?, seed?, networks?);
+        self.start(incarnation, host, missing).await
+    }
+
+    /// A guest that ends soon after each start is started ever more slowly.
+    fn slowed_down(&self) -> Option<Outcome> {
+        if self.record.quick_exits == 0 || self.record.observed_boot != Some(self.record.boot) {
+            return None;
+        }
+        let config = &self.ctx.config;
+        let pause = config
+            .backoff_min
+            .saturating_mul(1 << self.record.quick_exits.clamp(0, 12))
+            .min(config.backoff_max);
+        let ready = self.record.observed_at.unwrap_or(self.now)
+            + TimeDelta::from_std(pause).unwrap_or(TimeDelta::zero());
+        (self.now < ready).then(|| {
+            let why = format!(
+                "the guest ended {} times within {} s of its start: starting again at {}",
+                self.record.quick_exits,
+                QUICK_EXIT.num_seconds(),
+                ready.to_rfc3339()
+            );
+            Outcome::wait(ready - self.now, why)
+        })
+    }
+
+    async fn networks(&self, host: HostId) -> Result<(), Trouble> {
+        let networks: std::collections::BTreeSet<_> =
+            self.ports.iter().map(|p| p.network_id).collect();
+        for network in networks {
+            host_networks::settle(self.ctx, host, network).await?;
+            fault::point("network_made");
+        }
+        Ok(())
+    }
+
+    async fn create_disk(
+        &self,
+        incarnation: IncarnationId,
+        host: HostId,
+        until: Instant,
     ) -> Result<(), Trouble> {
         let blob = host_images::blob(self.ctx, self.record.image_id).await?;
         let overlay = Overlay {
@@ -27,7 +99,7 @@ impl Look<'_> {
         fault::point("disk_creating");
         let made = self
             .ctx
-            .effect(self.lease, host, "create the disk", move |host| {
+            .effect_until(until, host, "create the disk", move |host| {
                 // Not marked as made, so what is there was left half-made.
                 host.delete_volume(&overlay.name)?;
                 host.create_overlay(&overlay)
@@ -35,9 +107,6 @@ impl Look<'_> {
             .await;
         self.or_base_lost(host, &blob, made).await?;
         fault::point("disk_created");
-        let mut tx = self.ctx.write(self.lease).await?;
-        store::incarnations::set_made(&mut tx, incarnation, true, self.record.seed_made).await?;
-        tx.commit().await?;
         Ok(())
     }
 
@@ -50,17 +119,18 @@ impl Look<'_> {
     ) -> Result<(), Trouble> {
         let Err(Trouble::Host(fault)) = done else { return done };
         let base = store::host_images::volume_name(&blob.sha256, blob.format);
-        let there = self.ctx.host(host, "look for the base image", move |host| host.volume(&base));
+        let there = self.ctx.look(host, "look for the base image", move |host| host.volume(&base));
         if there.await?.is_none() {
-            host_images::lost(self.ctx, host, &blob.sha256).await?;
+            host_images::lost(self.ctx, self.lease, host, &blob.sha256).await?;
         }
         Err(fault.into())
     }
 
-    pub(super) async fn write_seed(
+    async fn write_seed(
         &self,
         incarnation: IncarnationId,
         host: HostId,
+        until: Instant,
     ) -> Result<(), Trouble> {
         let data =
             store::instances::seed_data(&mut *self.ctx.conn().await?, self.record.id).await?;
@@ -86,48 +156,33 @@ impl Look<'_> {
             virtual_bytes: bytes.len() as u64,
         };
         self.ctx
-            .effect(self.lease, host, "write the seed", move |host| {
+            .effect_until(until, host, "write the seed", move |host| {
                 host.upload(&upload, &mut bytes.as_slice(), &mut |_| true)
             })
             .await?;
         fault::point("seed_written");
-        let mut tx = self.ctx.write(self.lease).await?;
-        store::incarnations::set_made(&mut tx, incarnation, true, true).await?;
-        tx.commit().await?;
         Ok(())
     }
 
-    pub(super) async fn start(
+    async fn start(
         &self,
         incarnation: IncarnationId,
         host: HostId,
+        missing: Missing,
     ) -> Result<Outcome, Trouble> {
-        if self.record.quick_exits > 0 && self.record.observed_boot == Some(self.record.boot) {
-            let pause = self
-                .ctx
-                .config
-                .backoff_min
-                .saturating_mul(1 << self.record.quick_exits.clamp(0, 12))
-                .min(self.ctx.config.backoff_max);
-            let ready = self.record.observed_at.unwrap_or(self.now)
-                + TimeDelta::from_std(pause).unwrap_or(TimeDelta::zero());
-            if self.now < ready {
-                let why = format!(
-                    "the guest ended {} times within {} s of its start: starting again at {}",
-                    self.record.quick_exits,
-                    QUICK_EXIT.num_seconds(),
-                    ready.to_rfc3339()
-                );
-                return Ok(Outcome::wait(ready - self.now, why));
-            }
+        // Somebody may have changed the wish, or taken the item over, while the parts were made. What was made is noted here,
+        // in one commit that waits for the disk, and with it for all that was committed before, the claim on this host among
+        // it: what runs is never unknown to the database.
+        let (mut tx, until) = self.ctx.write_until(self.lease).await?;
+        if missing.disk || missing.seed {
+            store::incarnations::set_made(&mut tx, incarnation, true, true).await?;
         }
-        let networks: std::collections::BTreeSet<_> =
-            self.ports.iter().map(|p| p.network_id).collect();
-        for network in networks {
-            host_networks::settle(self.ctx, host, network).await?;
-            fault::point("network_made");
+        let current = store::instances::lock(&mut tx, None, self.record.id).await?;
+        let reached = store::hosts::reached(&mut tx, host).await?;
+        tx.commit().await?;
+        if current.is_none_or(|current| current.revision != self.record.revision) {
+            return Ok(Outcome::Again);
         }
-        let reached = store::hosts::reached(&mut *self.ctx.conn().await?, host).await?;
         let Some(reached) = reached else { return Ok(Outcome::Again) };
         let spec = DomainSpec {
             stamp: Stamp {
@@ -154,15 +209,8 @@ impl Look<'_> {
                 })
                 .collect(),
         };
-        // Somebody may have changed the wish, or taken the item over, while networks were made.
-        let mut tx = self.ctx.write(self.lease).await?;
-        let current = store::instances::lock(&mut tx, None, self.record.id).await?;
-        if current.is_none_or(|current| current.revision != self.record.revision) {
-            return Ok(Outcome::Again);
-        }
-        drop(tx);
         let started =
-            self.ctx.effect(self.lease, host, "start", move |host| host.start(&spec)).await;
+            self.ctx.effect_until(until, host, "start", move |host| host.start(&spec)).await;
         if started.is_err() {
             let blob = host_images::blob(self.ctx, self.record.image_id).await?;
             self.or_base_lost(host, &blob, started).await?;

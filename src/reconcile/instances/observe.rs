@@ -6,7 +6,7 @@ use super::sight::Sight;
 use super::{QUICK_EXIT, subject};
 use crate::domain::clock::Time;
 use crate::domain::event::Outcome as EventOutcome;
-use crate::domain::instance::{Domain, Power, Situation, Step, Wanted};
+use crate::domain::instance::{CloudInit, Domain, Power, Situation, Step, Wanted};
 use crate::reconcile::{Context, Trouble, fault};
 use crate::store;
 use crate::store::instances::{Observation, Record};
@@ -53,6 +53,7 @@ pub async fn observe(
         power,
         boot,
         agent: sight.agent,
+        cloud_init_errors: sight.cloud_init_errors.clone(),
         addresses: sight.addresses.clone(),
         matches: (*step == Step::Rest).then_some(record.revision),
         started_at,
@@ -67,18 +68,21 @@ pub async fn observe(
     let after =
         (power, seen.agent, seen.addresses.len(), seen.matches.unwrap_or(record.observed_revision));
     let same = before == after
+        && record.cloud_init_errors == seen.cloud_init_errors
         && record.started_at == started_at
         && record.quick_exits == quick_exits
         && boot.is_none_or(|boot| record.observed_boot == Some(boot));
     if same {
         return Ok(record);
     }
-    let mut tx = ctx.write(lease).await?;
+    let told = record.cloud_init_errors != seen.cloud_init_errors;
+    let mut tx = ctx.note(lease).await?;
     if store::instances::observe(&mut tx, record.id, &seen, now).await? {
-        if before.0 != after.0 || before.1 != after.1 || before.2 != after.2 {
+        if before.0 != after.0 || before.1 != after.1 || before.2 != after.2 || told {
             let detail = json!({
                 "power": { "from": before.0, "to": after.0 },
                 "agent": after.1,
+                "cloud_init": seen.cloud_init_errors.clone().map(CloudInit::of),
                 "addresses": seen.addresses,
                 "boot": boot,
             });
@@ -99,6 +103,7 @@ pub async fn observe(
     record.observed_power = power;
     record.observed_boot = boot.or(record.observed_boot);
     record.agent = seen.agent;
+    record.cloud_init_errors = seen.cloud_init_errors;
     record.seen_addresses = seen.addresses.iter().copied().map(ipnet::IpNet::from).collect();
     record.started_at = started_at;
     record.quick_exits = quick_exits;

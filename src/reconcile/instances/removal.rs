@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Look, disk_name, seed_name, subject};
+use super::{Look, subject};
 use crate::domain::event::Outcome as EventOutcome;
 use crate::domain::id::{HostId, IncarnationId};
-use crate::reconcile::{Context, Trouble, fault, host_images, host_networks};
+use crate::domain::volume::{disk_name, seed_name};
+use crate::reconcile::{Context, Outcome, Trouble, fault, host_images, host_networks};
 use crate::store;
 use crate::store::work::{self, Kind};
 
@@ -37,11 +38,17 @@ pub async fn clean_host(
 }
 
 impl Look<'_> {
-    pub(super) async fn clean(
+    pub(super) async fn remove(
         &self,
         incarnation: IncarnationId,
         host: HostId,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Outcome, Trouble> {
+        self.clean(incarnation, host).await?;
+        self.forget(Some((incarnation, host))).await?;
+        Ok(Outcome::Gone)
+    }
+
+    async fn clean(&self, incarnation: IncarnationId, host: HostId) -> Result<(), Trouble> {
         clean_host(self.ctx, incarnation, host).await?;
         for network in self.ports.iter().map(|p| p.network_id).collect::<BTreeSet<_>>() {
             host_networks::settle(self.ctx, host, network).await?;
@@ -80,6 +87,7 @@ impl Look<'_> {
         store::ports::release_of_instance(&mut tx, self.record.id, now).await?;
         store::incarnations::fence(&mut tx, incarnation, now).await?;
         work::touch(&mut tx, Kind::Fence, incarnation.0, now).await?;
+        work::on_behalf(&mut tx, self.lease, Kind::Fence, incarnation.0).await?;
         self.finish(&mut tx, json!({ "left_behind_on": self.record.host_id })).await?;
         tx.commit().await?;
         self.ctx.changes.changed(self.record.id.0);
@@ -91,10 +99,11 @@ impl Look<'_> {
         store::instances::forget(tx, self.record.id).await?;
         // A hidden image may have lost its last user.
         work::touch(tx, Kind::Image, self.record.image_id.0, self.ctx.clock.now()).await?;
-        work::remove(tx, Kind::Instance, self.record.id.0).await?;
+        // Before the item goes, which knows the request.
         self.ctx
             .event(tx, "instance.delete", subject(self.record), EventOutcome::Done, detail)
             .await?;
+        work::remove(tx, Kind::Instance, self.record.id.0).await?;
         Ok(())
     }
 }

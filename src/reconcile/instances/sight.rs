@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use chrono::TimeDelta;
 
-use super::{WATCH_ADDRESSES, disk_name, seed_name};
+use super::{WATCH_ADDRESSES, WATCH_CLOUD_INIT};
 use crate::domain::clock::Time;
-use crate::domain::id::{IncarnationId, NetworkId};
+use crate::domain::id::{HostId, IncarnationId, NetworkId};
 use crate::domain::instance::{Domain, Parts, Power, Situation};
+use crate::domain::volume::{disk_name, seed_name};
+use crate::guest::cloud_init;
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind};
 use crate::reconcile::{Context, Trouble, host_images};
 use crate::store::instances::Record;
@@ -21,12 +23,22 @@ const LEASE_SLACK: TimeDelta = TimeDelta::seconds(2);
 pub struct Sight {
     pub situation: Situation,
     pub agent: bool,
+    /// cloud-init's errors, once it has finished in this boot.
+    pub cloud_init_errors: Option<Vec<String>>,
+    /// Whether the agent was asked and did not answer.
+    pub agent_silent: bool,
     pub addresses: Vec<IpAddr>,
 }
 
 impl Sight {
     fn of(situation: Situation) -> Self {
-        Self { situation, agent: false, addresses: Vec::new() }
+        Self {
+            situation,
+            agent: false,
+            cloud_init_errors: None,
+            agent_silent: false,
+            addresses: Vec::new(),
+        }
     }
 }
 
@@ -43,7 +55,7 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     let asked = if silent {
         Err(Fault::unreachable(record.host_reason.clone().unwrap_or_default()))
     } else {
-        ctx.host(host, "look at an instance", move |host| {
+        ctx.look(host, "look at an instance", move |host| {
             let domain = host.domain(id)?;
             let volumes = match domain {
                 Some(_) => (false, false),
@@ -89,9 +101,24 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
                         .filter(|_| same_boot(record, domain)),
                 )
                 .collect::<BTreeSet<_>>();
+            let (cloud_init_errors, agent_silent) = match &record.cloud_init_errors {
+                _ if !same_boot(record, domain) => (None, false),
+                Some(errors) => (Some(errors.clone()), false),
+                // cloud-init ends after the network is up: before that nobody need be asked.
+                None if agent
+                    && matches!(domain, Domain::Running { .. })
+                    && networks_to_ask(ctx, record, ports).is_empty()
+                    && may_tell_of_cloud_init(record, ctx.clock.now()) =>
+                {
+                    ask_for_cloud_init(ctx, record, host).await
+                }
+                None => (None, false),
+            };
             Ok(Sight {
                 situation: Situation::Seen { domain, parts },
                 agent,
+                cloud_init_errors,
+                agent_silent,
                 addresses: addresses.into_iter().collect(),
             })
         }
@@ -103,6 +130,36 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
             Ok(Sight::of(Situation::Unknown { gone }))
         }
         Err(fault) => Err(fault.into()),
+    }
+}
+
+/// Whether the guest may yet say that its cloud-init has finished.
+pub fn may_tell_of_cloud_init(record: &Record, now: Time) -> bool {
+    let young = record.started_at.is_some_and(|start| now - start < WATCH_CLOUD_INIT);
+    record.agent
+        && record.cloud_init_errors.is_none()
+        && record.observed_power == Power::Running
+        && young
+}
+
+/// cloud-init's errors where it has finished, and whether the agent did not answer.
+async fn ask_for_cloud_init(
+    ctx: &Context,
+    record: &Record,
+    host: HostId,
+) -> (Option<Vec<String>>, bool) {
+    let id = record.id;
+    let asked = ctx
+        .host(host, "ask a guest for its cloud-init", move |host| {
+            host.agent_file(id, cloud_init::RESULT, cloud_init::RESULT_MAX)
+        })
+        .await;
+    match asked {
+        Ok(file) => (file.as_deref().and_then(cloud_init::errors), false),
+        Err(fault) => {
+            tracing::debug!(instance = %id, %fault, "a guest's agent");
+            (None, true)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::hypervisor::fake::{FakeHost, Inject};
 use crate::hypervisor::{Fault, Hosts, Hypervisor, NetworkSpec};
 use crate::reconcile::{Parts, pace};
 use crate::store::changes::Changes;
+use crate::store::work::Asked;
 
 /// A network that is on two hosts and was wished away.
 struct Cloud {
@@ -43,6 +44,7 @@ async fn cloud() -> Cloud {
         hosts,
         placer: crate::reconcile::placer::Placer::default(),
         settling: crate::reconcile::Turns::default(),
+        compared: crate::reconcile::hold::Compared::default(),
         owner: Uuid::new_v4(),
     });
     let network = NetworkId(Uuid::now_v7());
@@ -81,6 +83,7 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         cidr,
         gateway: subnet.gateway.into(),
         dns: Vec::new(),
+        keep_others: false,
         hosts: Vec::new(),
     };
     for (id, fake) in fakes {
@@ -96,7 +99,9 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         fake.ensure_network(&spec).expect("made");
     }
     store::networks::mark_deleted(&mut conn, network, now).await.expect("wished away");
-    work::touch_afresh(&mut conn, Kind::Network, network.0, now).await.expect("touched");
+    work::touch_afresh(&mut conn, Kind::Network, network.0, now, &Asked::default())
+        .await
+        .expect("touched");
 }
 
 impl Cloud {

@@ -19,6 +19,9 @@ use crate::store::{self, signing_keys::SigningKey};
 const TRUST: TimeDelta = TimeDelta::seconds(60);
 /// A token with an unknown key id makes us look at most this often.
 const LOOK: TimeDelta = TimeDelta::seconds(1);
+/// A key's successor is made this long before the key retires, so that every process, and whoever checks our tokens by the
+/// JWKS document, knows it before its first signature.
+const LEAD: TimeDelta = TimeDelta::hours(1);
 /// What comes before the 32 random bytes of a key: PKCS #8 for Ed25519 (RFC 8410, section 7).
 const PKCS8_HEAD: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
 
@@ -50,18 +53,26 @@ impl Keys {
     /// The key that signs now.
     pub async fn signing(&self, app: &App) -> Result<Arc<Key>> {
         let now = app.clock.now();
-        if let Some(key) = self.held(now, TRUST, |key| key.retires_at > now) {
+        // The one that retires first: its successor may not be known everywhere yet.
+        let signs = |keys: &[Arc<Key>]| {
+            let live = keys.iter().filter(|key| key.retires_at > now);
+            live.min_by_key(|key| key.retires_at).cloned()
+        };
+        if let Some(key) = self.held(now, TRUST, signs) {
             return Ok(key);
         }
         self.look(app, TimeDelta::zero()).await?;
-        self.held(now, TimeDelta::MAX, |key| key.retires_at > now)
+        self.held(now, TimeDelta::MAX, signs)
             .ok_or_else(|| Error::Internal(anyhow::anyhow!("there is no key to sign with")))
     }
 
     /// The key of this id, if there is such a one and it still verifies.
     pub async fn verifying(&self, app: &App, kid: &str) -> Result<Option<Arc<Key>>> {
         let now = app.clock.now();
-        let verifies = |key: &Key| key.kid == kid && key.retires_at + ttl(&app.config) > now;
+        let verifies = |keys: &[Arc<Key>]| {
+            let fits = |key: &&Arc<Key>| key.kid == kid && key.retires_at + ttl(&app.config) > now;
+            keys.iter().find(fits).cloned()
+        };
         if let Some(key) = self.held(now, TRUST, verifies) {
             return Ok(Some(key));
         }
@@ -78,15 +89,25 @@ impl Keys {
         Ok(JwkSet { keys: live.map(|key| key.jwk()).collect() })
     }
 
-    fn held(&self, now: Time, trust: TimeDelta, fits: impl Fn(&Key) -> bool) -> Option<Arc<Key>> {
+    /// The next use looks at the database.
+    pub fn forget(&self) {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner).read_at = None;
+    }
+
+    fn held(
+        &self,
+        now: Time,
+        trust: TimeDelta,
+        choose: impl Fn(&[Arc<Key>]) -> Option<Arc<Key>>,
+    ) -> Option<Arc<Key>> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         if ring.read_at.is_none_or(|at| (now - at).abs() >= trust) {
             return None;
         }
-        ring.keys.iter().find(|key| fits(key)).cloned()
+        choose(&ring.keys)
     }
 
-    /// Reads the keys, unless that was done less than `pause` ago; makes one where none can sign.
+    /// Reads the keys, unless that was done less than `pause` ago; makes one where it is time.
     async fn look(&self, app: &App, pause: TimeDelta) -> Result<()> {
         let _one = self.looking.lock().await;
         let now = app.clock.now();
@@ -102,25 +123,46 @@ impl Keys {
     }
 }
 
-/// Makes a key where none can sign, removes those whose last token has ended, and gives the others, newest first.
+/// Makes a key where none will sign for long enough, removes those whose last token has ended, and gives the others, newest
+/// first.
 pub async fn rotate(app: &App) -> Result<Vec<SigningKey>> {
     let now = app.clock.now();
+    let ended = now - ttl(&app.config);
+    let enough = |rows: &[SigningKey]| rows.iter().any(|row| row.retires_at > now + LEAD);
     let rows = store::signing_keys::list(&mut *app.conn().await?).await?;
-    if rows.iter().any(|row| row.retires_at > now) {
+    if enough(&rows) && rows.iter().all(|row| row.retires_at >= ended) {
         return Ok(rows);
     }
     let mut tx = store::begin(&app.db).await?;
     store::signing_keys::lock(&mut tx).await?;
-    store::signing_keys::forget(&mut tx, now - ttl(&app.config)).await?;
+    store::signing_keys::forget(&mut tx, ended).await?;
     let mut rows = store::signing_keys::list(&mut tx).await?;
     // Another process may have made one while this one waited for the lock.
-    if !rows.iter().any(|row| row.retires_at > now) {
-        let row = generate(now, now + delta(app.config.key_rotation))?;
+    if !enough(&rows) {
+        // It begins where the last one ends.
+        let begins = rows.iter().map(|row| row.retires_at).max().map_or(now, |last| last.max(now));
+        let row = generate(now, begins + delta(app.config.key_rotation))?;
         store::signing_keys::insert(&mut tx, &row).await?;
         rows.insert(0, row);
     }
     tx.commit().await?;
     Ok(rows)
+}
+
+/// Makes a new key. The others sign until every process knows it, or, with `revoke`, are gone at once.
+pub async fn replace(app: &App, conn: &mut sqlx::PgConnection, revoke: bool) -> Result<()> {
+    let now = app.clock.now();
+    store::signing_keys::lock(conn).await?;
+    let begins = if revoke {
+        store::signing_keys::remove_all(conn).await?;
+        now
+    } else {
+        let known = now + TRUST * 2;
+        store::signing_keys::retire_all(conn, known).await?;
+        known
+    };
+    let row = generate(now, begins + delta(app.config.key_rotation))?;
+    store::signing_keys::insert(conn, &row).await
 }
 
 fn generate(now: Time, retires_at: Time) -> Result<SigningKey> {

@@ -3,44 +3,17 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
 
-use governor::clock::Clock as _;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::domain::clock::Clock;
-use crate::domain::error::{Error, Result};
-
-/// Rounds up to whole seconds.
-const ALMOST: Duration = Duration::from_nanos(999_999_999);
-
-/// The clock as governor wants it. The system's is read as a monotonic one: setting the date back must lock nobody out.
-#[derive(Clone)]
-struct Ticks {
-    clock: Clock,
-    start: Instant,
-}
-
-impl governor::clock::Clock for Ticks {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        match &self.clock {
-            Clock::System => self.start.elapsed().into(),
-            Clock::Manual(_) => {
-                let micros = u64::try_from(self.clock.now().timestamp_micros()).unwrap_or(0);
-                Duration::from_micros(micros).into()
-            }
-        }
-    }
-}
+use crate::domain::error::Result;
+use crate::service::rates::{self, Ticks};
 
 /// Keys are hashed, with a secret of this process, to 16 bits: memory is bounded whatever is tried, and nobody can aim at the
 /// bucket of another.
-type Limiter = RateLimiter<u16, DashMapStateStore<u16>, Ticks, NoOpMiddleware<Nanos>>;
+type Limiter = rates::Limiter<u16>;
 
 pub struct Limits {
     names: Limiter,
@@ -52,7 +25,7 @@ pub struct Limits {
 impl Limits {
     pub fn new(per_minute: u32, clock: &Clock) -> Self {
         let quota = Quota::per_minute(NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN));
-        let ticks = Ticks { clock: clock.clone(), start: Instant::now() };
+        let ticks = Ticks::new(clock);
         let limiter = || RateLimiter::new(quota, DashMapStateStore::default(), ticks.clone());
         Self {
             names: limiter(),
@@ -71,12 +44,8 @@ impl Limits {
 
     fn check(&self, limiter: &Limiter, key: &impl std::hash::Hash, what: &str) -> Result<()> {
         let key = (self.secret.hash_one(key) & 0xffff) as u16;
-        limiter.check_key(&key).map_err(|until| Error::TooManyRequests {
-            detail: format!("too many logins {what}: wait for Retry-After"),
-            // A part of a second more is a second more, or the client comes back too early.
-            retry_after: Duration::from_secs(
-                until.wait_time_from(self.ticks.now()).saturating_add(ALMOST).as_secs(),
-            ),
+        rates::take(limiter, &key, &self.ticks, || {
+            format!("too many logins {what}: wait for Retry-After")
         })
     }
 
@@ -100,9 +69,12 @@ fn block(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
+    use crate::domain::error::Error;
 
     fn manual() -> Clock {
         Clock::manual(DateTime::from_timestamp_micros(1_800_000_000_000_000).unwrap())

@@ -17,7 +17,8 @@ use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{
-    Account, Action, FlavorCopy, Instance, InstanceChange, Interface, Status, Wanted, status,
+    Account, Action, CloudInit, FlavorCopy, Instance, InstanceChange, Interface, Status, Wanted,
+    status,
 };
 use crate::domain::page::Page;
 use crate::domain::text::{Labels, Name, check_labels};
@@ -201,7 +202,7 @@ pub async fn console(
     let deadline = app.config.host_call_deadline;
     let read = app
         .hosts
-        .call(host, "read the console", deadline, move |host| {
+        .look(host, "read the console", deadline, move |host| {
             host.console(incarnation, offset, max)
         })
         .await;
@@ -308,6 +309,7 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
             })
             .collect(),
         agent: record.agent,
+        cloud_init: record.cloud_init_errors.clone().map(CloudInit::of),
         started_at: record.started_at,
         boot: record.boot,
         last_error: record.last_error.clone(),

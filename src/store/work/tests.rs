@@ -15,8 +15,8 @@ async fn db() -> PgConnection {
 
 async fn claimed(conn: &mut PgConnection, now: Time) -> Lease {
     let leases = claim(conn, Uuid::now_v7(), 10, LENGTH, now).await.unwrap();
-    let [lease] = leases[..] else { panic!("one lease, not {leases:?}") };
-    lease
+    let [Claimed { lease, .. }] = &leases[..] else { panic!("one lease, not {leases:?}") };
+    *lease
 }
 
 #[tokio::test]

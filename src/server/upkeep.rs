@@ -1,0 +1,80 @@
+//! The upkeep loop: now and then what is old is forgotten, and signing keys are replaced before they retire.
+
+use std::time::Duration;
+
+use crate::service::{App, upkeep};
+
+/// Longest round: it goes by batches, and a batch waits for a connection or a lock for at most 40 s.
+const ROUND: Duration = Duration::from_mins(10);
+
+/// Until `app.shutdown`. A failure is logged and tried again at the next round.
+pub async fn run(app: App) {
+    let pause = app.config.upkeep;
+    let beat = app.beats().register("upkeep", pause * 2 + ROUND, app.clock.now());
+    loop {
+        // Processes that started together do not all come at once.
+        let wait = pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        let round = async {
+            tokio::time::sleep(wait).await;
+            upkeep::run_once(&app).await
+        };
+        match app.shutdown.run_until_cancelled(round).await {
+            None => return,
+            Some(Ok(done)) if done == upkeep::Forgotten::default() => {}
+            Some(Ok(done)) => tracing::info!(?done, "old things were forgotten"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "old things could not be forgotten; trying again");
+            }
+        }
+        beat.alive(app.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use crate::cli::postgres::throwaway;
+    use crate::config::{Config, Flags};
+    use crate::{server, store};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_forgets_what_is_old_and_makes_the_next_key_in_time() {
+        let database = throwaway::migrated(&store::MIGRATIONS).await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let flags = Flags::default()
+            .set("upkeep_s", "1")
+            .set("listen", "127.0.0.1:0")
+            .set("state_dir", state.path().to_string_lossy());
+        let config = Config::load(&flags, []).unwrap();
+        let db = store::connect(database.clone(), 2).await.unwrap();
+        sqlx::raw_sql(
+            "insert into idempotency_keys (user_id, key, operation, fingerprint, created_at)
+                 values (gen_random_uuid(), 'k', 'o', '', now() - interval '1 year');
+             insert into signing_keys (kid, private_key, public_key, created_at, retires_at)
+                 values ('now', '', '', now() - interval '29 days', now() + interval '30 minutes'),
+                        ('ended', '', '', now() - interval '99 days', now() - interval '69 days')",
+        )
+        .execute(&db)
+        .await
+        .unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server::run(config, database, None, stop.clone()));
+        loop {
+            let left: (i64, Vec<String>) = sqlx::query_as(
+                "select (select count(*) from idempotency_keys),
+                        (select array_agg(kid order by retires_at) from signing_keys)",
+            )
+            .fetch_one(&db)
+            .await
+            .unwrap();
+            if left.0 == 0 && left.1.len() == 2 && left.1[0] == "now" && left.1[1] != "ended" {
+                break;
+            }
+            assert!(!server.is_finished(), "the server ended: {left:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+}
