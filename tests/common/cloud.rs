@@ -126,7 +126,7 @@ impl Cloud {
     }
 
     /// `pileus up` or `pileus serve` of this cloud.
-    fn command(&self, subcommand: &str, listen: &str, log: PathBuf) -> Command {
+    pub fn command(&self, subcommand: &str, listen: &str, log: PathBuf) -> Command {
         let log = File::options().append(true).create(true).open(log).unwrap();
         let mut command = self.host.command_beside(env!("CARGO_BIN_EXE_pileus"));
         command.args([subcommand, "--listen", listen, "--virt-type", "qemu", "--state-dir"]);
@@ -141,18 +141,6 @@ impl Cloud {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command
-    }
-
-    /// Another server of this cloud: a `pileus serve` on the same database and images, ready.
-    pub async fn replica(&self, fault: Option<&str>) -> Replica {
-        let listen = free_address();
-        let log = self.state.path().join(format!("replica-{}.log", listen.replace(':', "-")));
-        let mut command = self.command("serve", &listen, log.clone());
-        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
-        let admin = self.admin.at(format!("http://{listen}"));
-        let mut replica = Replica { process: Process::spawn(command), admin, log };
-        ready(&replica.admin, || replica.process.has_ended()).await;
-        replica
     }
 
     fn log(&self) -> PathBuf {
@@ -337,23 +325,8 @@ impl Cloud {
     }
 }
 
-/// One more server of a cloud.
-pub struct Replica {
-    pub process: Process,
-    pub admin: Client,
-    log: PathBuf,
-}
-
-impl Replica {
-    /// Lines of its log with this in them.
-    pub fn log_lines(&self, words: &str) -> Vec<String> {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-    }
-}
-
 /// Waits until a server is ready.
-async fn ready(admin: &Client, mut ended: impl FnMut() -> Option<ExitStatus>) {
+pub async fn ready(admin: &Client, mut ended: impl FnMut() -> Option<ExitStatus>) {
     let end = Instant::now() + SOON;
     loop {
         let answer = admin.ask(Method::GET, "/readyz").try_send().await;

@@ -1,6 +1,7 @@
 //! Two servers on one PostgreSQL: work is shared and never worked twice at a time, and what one does the other one's clients see.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -11,7 +12,8 @@ use tokio::time::sleep;
 
 use crate::audit;
 use crate::client::Client;
-use crate::cloud::{Cloud, Database, Replica, SOON};
+use crate::cloud::{Cloud, Database, SOON, free_address, ready};
+use crate::process::Process;
 
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -32,6 +34,35 @@ async fn create(admin: &Client, name: &str, image: &str) -> String {
     });
     let made = admin.post("/v1/instances", &new).await.expect(202);
     made["id"].as_str().unwrap().to_owned()
+}
+
+/// One more server of a cloud.
+struct Replica {
+    process: Process,
+    admin: Client,
+    log: PathBuf,
+}
+
+impl Replica {
+    /// Lines of its log with this in them.
+    fn log_lines(&self, words: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+}
+
+impl Cloud {
+    /// Another server of this cloud: a `pileus serve` on the same database and images, ready.
+    async fn replica(&self, fault: Option<&str>) -> Replica {
+        let listen = free_address();
+        let log = self.state.path().join(format!("replica-{}.log", listen.replace(':', "-")));
+        let mut command = self.command("serve", &listen, log.clone());
+        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
+        let admin = self.admin.at(format!("http://{listen}"));
+        let mut replica = Replica { process: Process::spawn(command), admin, log };
+        ready(&replica.admin, || replica.process.has_ended()).await;
+        replica
+    }
 }
 
 /// Waits until the process stands still.
