@@ -23,7 +23,7 @@ use crate::domain::password::Password;
 use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
 use crate::reconcile::placer::Placer;
 use crate::service::bootstrap::{self, Bootstrap, Bootstrapped};
-use crate::service::{App, Parts, images, upkeep};
+use crate::service::{App, Parts, images};
 use crate::store::changes::Changes;
 use crate::{api, reconcile, service, store};
 

@@ -169,7 +169,7 @@ settings! {
         heartbeat: Duration[s] = "10" in 1..=600, "How often a host is asked whether it lives";
         host_call_deadline: Duration[s] = "30" in 1..=600, "Longest call to a host";
         host_connections: u32 = "2" in 1..=16, "libvirt connections to each host";
-        allow_test_hosts: bool = "false", "Whether hosts at test:///default and test:///FILE may be registered: libvirt's mock host, which keeps records of guests and runs none. For trials of the API and for benchmarks";
+        allow_test_hosts: bool = "off" of ["on", "off"], "Whether hosts at test:///default and test:///FILE may be registered: libvirt's mock host, which keeps records of guests and runs none. For trials of the API and for benchmarks";
         host_gone_after: Duration[s] = "120" in 1..=86400, "A delete waits this long for a host that does not answer; then the instance goes, and what it left on the host goes when that is back";
         base_image_keep: Duration[s] = "3600" in 0..=31536000, "How long a base image stays on a host that no instance uses it on";
         sweep: Duration[s] = "60" in 1..=86400, "How often each host is looked over for what nobody owns";
@@ -197,7 +197,7 @@ settings! {
         quota_keypairs: i64 = "100" in 0..=1000000, "Keypairs";
     }
     "Tests" {
-        #[hidden] reconcile_wake: bool = "true", "Whether a wish wakes the loop; otherwise it is found by the next look for due work: for the benchmark of what waking costs";
+        #[hidden] reconcile_wake: bool = "on" of ["on", "off"], "Whether a wish wakes the loop; otherwise it is found by the next look for due work: for the benchmark of what waking costs";
         #[hidden] fault_point: Option<String> = "", "Name of the point at which the process aborts itself";
     }
 }

@@ -74,9 +74,9 @@ whole_number!(u8, u32, u64, i64);
 impl Value for bool {
     fn parse(text: &str, _: &Setting) -> Result<Self, String> {
         match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err("give true or false".into()),
+            "on" | "true" => Ok(true),
+            "off" | "false" => Ok(false),
+            _ => Err("give on or off".into()),
         }
     }
 }
@@ -149,13 +149,6 @@ impl Value for String {
     fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
         one_of(text, setting)?;
         Ok(text.into())
-    }
-}
-
-impl Value for bool {
-    fn parse(text: &str, setting: &Setting) -> Result<Self, String> {
-        one_of(text, setting)?;
-        Ok(text == "on")
     }
 }
 

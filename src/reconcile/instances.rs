@@ -12,7 +12,7 @@ use super::placer::Placed;
 use super::{Context, Outcome, Trouble, fault, hold, host_images};
 use crate::domain::clock::Time;
 use crate::domain::event::Subject;
-use crate::domain::id::{IncarnationId, InstanceId};
+use crate::domain::id::InstanceId;
 use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
 use crate::hypervisor::Fault;
 use crate::store;
