@@ -112,11 +112,11 @@ async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
     let host = format!("/v1/hosts/{}", host.as_str().unwrap());
     let reserve = |memory: i64| json!({ "reserved_memory_mib": memory });
     let changed = cloud.admin.patch(&host, &reserve(1_000_000_000)).await;
-    assert_eq!(changed.status, 200, "{changed:?}");
+    assert!([200, 202].contains(&changed.status), "{changed:?}");
     let id = create(&cloud, "waits", &image).await;
     let waits = says(&cloud, &id, "memory").await;
     assert_eq!(waits["status"], "scheduling", "{waits:#}");
-    cloud.admin.patch(&host, &reserve(0)).await.expect(200);
+    cloud.admin.patch(&host, &reserve(0)).await.expect(202);
     cloud.until(&id, "settled", "running", SOON).await;
     cloud.delete(&id).await;
     audit::tidy(&cloud);
