@@ -145,13 +145,8 @@ impl Context {
     /// Whether the lease still holds, asked right before an effect on a host: who was held up for longer than it must not touch
     /// what its successor made. What was wished is on the database's disk then, and no crash takes it back.
     pub async fn confirm(&self, lease: &Lease) -> Result<()> {
-        self.confirm_lease(lease).await?;
+        store::work::guard(&mut *self.conn().await?, lease).await?;
         self.changes.durable(&self.db).await
-    }
-
-    /// The same before an effect that nobody would miss or suffer from, were the wish for it taken back.
-    pub async fn confirm_lease(&self, lease: &Lease) -> Result<()> {
-        store::work::guard(&mut *self.conn().await?, lease).await
     }
 
     /// A look at a host, with the usual deadline: it changes nothing there.

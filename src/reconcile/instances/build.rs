@@ -31,8 +31,8 @@ impl Look<'_> {
             return Ok(wait);
         }
         if missing.disk || missing.seed {
-            // Parts that nothing owns are swept.
-            self.ctx.confirm_lease(self.lease).await?;
+            // What the host bears the number of, the database has counted: the claim is on its disk.
+            self.ctx.confirm(self.lease).await?;
         }
         let disk =
             async { if missing.disk { self.create_disk(incarnation, host).await } else { Ok(()) } };
