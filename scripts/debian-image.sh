@@ -102,10 +102,13 @@ as_root mmdebstrap --quiet --mode=root --format=directory --variant=minbase \
 # Every instance makes its own host keys and machine id, and is told its name.
 as_root bash -c "cd '$root' && rm -f etc/ssh/ssh_host_* vmlinuz.old initrd.img.old && : >etc/machine-id &&
     echo localhost >etc/hostname && echo 'LABEL=rootfs / ext4 errors=remount-ro 0 1' >etc/fstab"
-as_root tee "$root/boot/grub.cfg" >/dev/null <<'CONFIG'
+# Debian keeps the links to its newest kernel in /, Ubuntu in /boot.
+links=
+[ -e "$root/vmlinuz" ] || links=/boot
+as_root tee "$root/boot/grub.cfg" >/dev/null <<CONFIG
 set timeout=0
-linux /vmlinuz root=LABEL=rootfs ro console=ttyS0 no_timer_check
-initrd /initrd.img
+linux $links/vmlinuz root=LABEL=rootfs ro console=ttyS0 no_timer_check
+initrd $links/initrd.img
 boot
 CONFIG
 

@@ -44,3 +44,7 @@ def before_call(context, case, **kwargs):
         for name, value in (case.path_parameters or {}).items():
             if value in own:
                 case.path_parameters[name] = str(uuid.UUID(int=7))
+    # Waiting is tested elsewhere; here each would take its second.
+    query = case.query or {}
+    if "wait" in query and str(query.get("timeout", 60)).isdigit() and int(query.get("timeout", 60)) <= 3600:
+        query["timeout"] = 0

@@ -142,7 +142,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
             }
             // An enum that is given a number is told as bad syntax, too.
             serde_json::error::Category::Syntax
-                if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() =>
+                if inner.to_string().starts_with("expected value")
+                    && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() =>
             {
                 Problem::from(Error::field(
                     pointer,

@@ -21,7 +21,7 @@ pub async fn request_id(mut request: Request, next: Next) -> Response {
 }
 
 /// A proxy and we must read a request alike, or one request becomes two: HTTP/1.1 demands exactly one `Host`, and a body has
-/// one length.
+/// one length. (hyper refuses lengths that differ, and passes over one beside `Transfer-Encoding`, as RFC 9112 has it.)
 pub async fn framing(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();

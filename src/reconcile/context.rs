@@ -167,15 +167,9 @@ impl Context {
     /// Whether the lease still holds, asked right before an effect on a host; gives until when, by our own watch. What was
     /// wished is on the database's disk then, and no crash takes it back.
     pub async fn confirm(&self, lease: &Lease) -> Result<Instant> {
-        let until = self.confirm_lease(lease).await?;
-        self.changes.durable(&self.db).await?;
-        Ok(until)
-    }
-
-    /// The same before an effect that nobody would miss or suffer from, were the wish for it taken back.
-    pub async fn confirm_lease(&self, lease: &Lease) -> Result<Instant> {
         let asked = Instant::now();
         let until = store::work::guard(&mut *self.conn().await?, lease).await?;
+        self.changes.durable(&self.db).await?;
         Ok(self.watch(asked, until))
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::in_time;
-use super::{Context, Outcome, Run, Trouble, hold, host_networks};
+use super::{Context, Outcome, Run, Trouble, hold, host_networks, inventory};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
@@ -109,10 +109,12 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
 /// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
 /// said of the host.
 async fn glance(ctx: &Context, id: HostId) -> Result<bool> {
-    let Ok(domains) = ctx.host(id, "list a host's domains", |host| host.domains()).await else {
+    let Ok(domains) = ctx.look(id, "list a host's domains", |host| host.domains()).await else {
         return Ok(false);
     };
-    if !store::hosts::is_up(&mut *ctx.conn().await?, id).await? {
+    // Read after the domains were: what is higher is not of its claims.
+    let counted = store::hosts::generation_if_up(&mut *ctx.conn().await?, id).await?;
+    if counted.is_none_or(|counted| inventory::newest_domain(&domains, ctx.cloud) > counted) {
         return Ok(false);
     }
     scan(ctx, id, &domains).await.map(|()| true)

@@ -59,7 +59,8 @@ mod tests {
         .await
         .unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(server::run(config, database, None, stop.clone()));
+        let listener = server::listen(&config).await.unwrap();
+        let server = tokio::spawn(server::run(config, listener, database, None, stop.clone()));
         loop {
             let left: (i64, Vec<String>) = sqlx::query_as(
                 "select (select count(*) from idempotency_keys),

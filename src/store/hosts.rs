@@ -58,12 +58,14 @@ pub async fn reached(conn: &mut PgConnection, id: HostId) -> Result<Option<Reach
     Ok(row)
 }
 
-pub async fn is_up(conn: &mut PgConnection, id: HostId) -> Result<bool> {
-    let up = sqlx::query_scalar("select health = 'up' from hosts where id = $1")
-        .bind(id)
-        .fetch_optional(conn)
-        .await?;
-    Ok(up.unwrap_or(false))
+/// How many claims a host that is up has counted; `None` for one that is not.
+pub async fn generation_if_up(conn: &mut PgConnection, id: HostId) -> Result<Option<i64>> {
+    let generation =
+        sqlx::query_scalar("select generation from hosts where id = $1 and health = 'up'")
+            .bind(id)
+            .fetch_optional(conn)
+            .await?;
+    Ok(generation)
 }
 
 /// Where a host is, and nothing of what it told of itself.

@@ -50,7 +50,7 @@ impl Site {
         for (key, value) in settings {
             command.args([format!("--{key}"), (*value).to_owned()]);
         }
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("PILEUS_DATABASE_URL", self.database.to_url_lossy().as_str());
         command.env("PILEUS_ADMIN_PASSWORD", PASSWORD);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).kill_on_drop(true);

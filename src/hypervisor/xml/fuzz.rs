@@ -54,6 +54,7 @@ fn samples() -> Vec<String> {
         gateway: "10.0.0.1".parse().unwrap(),
         dns: vec!["9.9.9.9".parse().unwrap()],
         hosts: Vec::new(),
+        keep_others: false,
     };
     let host = DhcpHost {
         mac: "52:54:00:00:00:01".into(),

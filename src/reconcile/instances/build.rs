@@ -33,10 +33,10 @@ impl Look<'_> {
         if let Some(wait) = self.slowed_down() {
             return Ok(wait);
         }
-        // Parts that nothing owns are swept.
+        // What the host bears the number of, the database has counted: the claim is on its disk.
         let until = match missing {
             Missing { disk: false, seed: false } => Instant::now(),
-            Missing { .. } => self.ctx.confirm_lease(self.lease).await?,
+            Missing { .. } => self.ctx.confirm(self.lease).await?,
         };
         let disk = async {
             if missing.disk { self.create_disk(incarnation, host, until).await } else { Ok(()) }
