@@ -19,8 +19,12 @@ const LEASE: Duration = Duration::from_secs(3);
 
 async fn cloud(pool: &'static str) -> Cloud {
     let options = throwaway::empty().await.expect("a database");
-    let settings =
-        [("network-pool", pool), ("reconcile-lease-s", "3"), ("host-call-deadline-s", "20")];
+    let settings = [
+        ("network-pool", pool),
+        ("reconcile-lease-s", "3"),
+        ("host-call-deadline-s", "20"),
+        ("overcommit-cpu", "16"),
+    ];
     let mut cloud = Cloud::with(Database::Shared(options), &settings).await;
     // One like the other.
     cloud.terminate().await;
