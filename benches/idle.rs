@@ -42,10 +42,13 @@ async fn main() {
         begun.elapsed().as_secs_f64()
     );
     // As if they had been started a while ago: a young guest is looked at for its address and its agent.
-    sqlx::raw_sql("update instances set started_at = now() - interval '1 hour'; update work set due_at = now() where kind = 'instance'; vacuum analyze")
-        .execute(&mut conn)
-        .await
-        .expect("aged");
+    for sql in [
+        "update instances set started_at = now() - interval '1 hour'",
+        "update work set due_at = now() where kind = 'instance'",
+        "vacuum analyze",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut conn).await.expect(sql);
+    }
     until(&mut conn, "select count(*) = 0 from work where due_at < 'infinity'").await;
     // A whole round of everything that comes round.
     sleep(Duration::from_secs(70)).await;
