@@ -48,6 +48,7 @@ pub struct Drift {
     /// Of this entry; the same as long as the thing is there.
     pub id: Uuid,
     pub host_id: HostId,
+    /// The name of that host.
     #[schema(max_length = 63, example = "host-1")]
     pub host_name: String,
     /// `domain`, `volume`, `network` or `console`.
@@ -59,6 +60,7 @@ pub struct Drift {
     pub fate: Fate,
     /// When a sweep first found it without an owner.
     pub first_seen_at: DateTime<Utc>,
+    /// When the last sweep found it.
     pub last_seen_at: DateTime<Utc>,
     /// How many sweeps found it.
     #[schema(minimum = 1, example = 3)]
@@ -107,6 +109,7 @@ pub struct Fsck {
     /// How many of them were left out, since they are being worked on.
     #[schema(minimum = 0, example = 0)]
     pub in_transit: i64,
+    /// How many hosts were asked.
     #[schema(minimum = 0, example = 1)]
     pub hosts: i64,
     /// Hosts that did not answer, with what they said.

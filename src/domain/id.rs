@@ -56,7 +56,8 @@ const LAST_GROUP: usize = 24;
 
 impl IncarnationId {
     /// All of a new id but its last group, which is the number of its claim on its host, in hex: a UUIDv8, whose bits are ours
-    /// to choose. The names of its volumes bear it too, and so tell how many claims the host had seen when they were made.
+    /// to choose. `fresh` is random: ids that follow one another differ in their last group alone, and two hosts may be at the same
+    /// number. The names of its volumes bear it too, and so tell how many claims the host had seen when they were made.
     pub fn front(fresh: Uuid) -> String {
         let mut text = fresh.to_string();
         text.replace_range(14..15, "8");
@@ -78,7 +79,7 @@ mod tests {
     #[test]
     fn an_incarnations_id_ends_in_its_number() {
         let id = |end: &str| -> IncarnationId {
-            format!("{}{end}", IncarnationId::front(Uuid::now_v7())).parse().unwrap()
+            format!("{}{end}", IncarnationId::front(Uuid::new_v4())).parse().unwrap()
         };
         assert_eq!(id("000000000017").number(), Some(0x17));
         assert_ne!(id("000000000017"), id("000000000017"));

@@ -99,7 +99,7 @@ async fn place_batch(
         for _ in 0..TRIES {
             let Ok(host) = index.claim(&request, cursor) else { break };
             let claimed =
-                store::incarnations::claim(&mut tx, Uuid::now_v7(), who, host, now).await?;
+                store::incarnations::claim(&mut tx, Uuid::new_v4(), who, host, now).await?;
             if claimed.is_some() {
                 placed = Some(host);
                 break;

@@ -3,12 +3,18 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// An error of cloud-init, cut to 500 characters.
+#[derive(ToSchema)]
+#[schema(value_type = String, max_length = 500, example = "Failed to start the module")]
+#[expect(dead_code, reason = "only its schema is used: `guest::cloud_init` cuts them")]
+pub struct CloudInitError(String);
+
 /// What the guest says of its cloud-init, once that has finished in the present power-on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CloudInit {
     pub status: CloudInitStatus,
     /// In cloud-init's words: the guest's own data, to be shown and not believed.
-    #[schema(max_items = 10)]
+    #[schema(value_type = Vec<CloudInitError>, max_items = 10, example = json!(["Failed to start the module"]))]
     pub errors: Vec<String>,
 }
 
