@@ -35,6 +35,15 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         // Not yet waited for, so the id is still its own.
         kill(self.pid, signal).expect("a process");
+        if signal == Signal::SIGCONT {
+            self.thaw();
+        }
+    }
+
+    /// nsenter stands still with its child, and does not go on with it by itself.
+    fn thaw(&self) {
+        let nsenter = i32::try_from(self.nsenter.id()).expect("a pid");
+        let _ = kill(Pid::from_raw(nsenter), Signal::SIGCONT);
     }
 
     /// How it ended, if it has.
@@ -59,6 +68,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.has_ended().is_none() {
             let _ = kill(self.pid, Signal::SIGKILL);
+            self.thaw();
             let _ = self.nsenter.wait();
         }
     }
