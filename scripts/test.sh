@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 # Hung tests must not hold a pipeline for ever.
-deadline_s=${TEST_DEADLINE_S:-1700}
+deadline_s=${TEST_DEADLINE_S:-2700}
 targets=(--lib --bins --tests)
 
 say() { echo "test: $*"; }

@@ -22,6 +22,8 @@ use crate::hypervisor::FaultKind;
 use crate::store;
 use crate::store::work::{self, Claimed, Failure, Hold, Kind, Lease, Settled};
 
+/// Longer than any pause that a look asks for.
+const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(10);
 /// Looks in a row under one lease; an item that is not done by then waits for its next turn.
 const LOOKS: usize = 32;
 /// The pause after what will not pass by itself is at least this long.
@@ -117,7 +119,9 @@ async fn pause(ctx: &Context) -> Duration {
 
 async fn claim(ctx: &Context, limit: i64) -> Result<Vec<Claimed>> {
     let length = TimeDelta::from_std(ctx.config.reconcile_lease).unwrap_or(TimeDelta::seconds(30));
-    work::claim(&mut *ctx.conn().await?, ctx.owner, limit, length, ctx.clock.now()).await
+    let longest = TimeDelta::from_std(ctx.config.backoff_max * 2).unwrap_or(LONGEST_PAUSE);
+    let (longest, now) = (longest.max(LONGEST_PAUSE), ctx.clock.now());
+    work::claim(&mut *ctx.conn().await?, ctx.owner, limit, length, longest, now).await
 }
 
 /// Leases what is due and works it off, one after the other; gives how much. For tests that turn the crank by hand.

@@ -160,7 +160,9 @@ pub async fn hasten(conn: &mut PgConnection, now: Time) -> Result<()> {
     Ok(())
 }
 
-/// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over.
+/// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over. No pause but that of
+/// an unused base image is longer than `longest`: what is due later than that was put there by a clock that has been set back,
+/// and is due now.
 ///
 /// Its commit does not wait for the disk: a lease that a crash of the database takes back is as one that ran out. The sequence
 /// of epochs may be taken back too; the clock's microseconds, which are added, see to it that none is given a second time.
@@ -169,12 +171,14 @@ pub async fn claim(
     owner: Uuid,
     limit: i64,
     length: TimeDelta,
+    longest: TimeDelta,
     now: Time,
 ) -> Result<Vec<Claimed>> {
     let claimed = sqlx::query_as(
         "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
          from (select kind, item, set_config('synchronous_commit', 'off', true) from work
-               where due_at <= $3 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
+               where (due_at <= $3 or due_at > $6 and due_at < 'infinity' and kind <> 'host_image')
+                 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
          returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
@@ -185,6 +189,7 @@ pub async fn claim(
     .bind(now)
     .bind(limit)
     .bind(now.timestamp_micros())
+    .bind(now + longest)
     .fetch_all(conn)
     .await?;
     Ok(claimed)
