@@ -177,8 +177,7 @@ pub async fn claim(
     let claimed = sqlx::query_as(
         "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
          from (select kind, item, set_config('synchronous_commit', 'off', true) from work
-               where (due_at <= $3 or due_at > $6 and due_at < 'infinity' and kind <> 'host_image')
-                 and due_at < 'infinity' and (lease_until is null or lease_until <= $3)
+               where due_at < 'infinity' and (due_at <= $3 or due_at > $6 and kind <> 'host_image') and (lease_until is null or lease_until <= $3)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
          returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
