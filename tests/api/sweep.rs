@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pileus::domain::id::{IncarnationId, InstanceId, NetworkId};
-use pileus::hypervisor::{DomainSpec, Hypervisor, NetworkSpec, Power, Stamp};
+use pileus::hypervisor::{DomainSpec, Hypervisor, Inject, NetworkSpec, Power, Stamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -56,6 +56,13 @@ async fn scene() -> Scene {
     scene.process.sweep().await;
     scene.is_whole();
     scene
+}
+
+impl Drop for Scene {
+    /// What was injected holds the cloud, whose host holds it: without this neither would ever go, and nor would their files.
+    fn drop(&mut self) {
+        self.api.host.inject(|_| Inject::Pass);
+    }
 }
 
 impl Scene {
