@@ -149,6 +149,21 @@ async fn qemu_img(config: &Config, scratch: &Scratch, what: &str) -> Result<(Exi
     if Uid::effective().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
+    let (status, output, errors) = ended_within(time, command).await?;
+    if status.code() == Some(127) {
+        return Err(missing("qemu-img (qemu-utils)", io::Error::other(errors)));
+    }
+    if !status.success() {
+        tracing::info!(%status, what, errors = errors.trim(), "qemu-img refuses an image");
+    }
+    Ok((status, output))
+}
+
+/// What the command answered, its output and what it complained of; ended after `time`, which counts against the image.
+async fn ended_within(
+    time: Duration,
+    mut command: Command,
+) -> Result<(ExitStatus, Vec<u8>, String)> {
     let mut child = command.spawn().map_err(|e| missing("prlimit (util-linux)", e))?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let streams = child.stdout.take().zip(child.stderr.take());
@@ -167,14 +182,7 @@ async fn qemu_img(config: &Config, scratch: &Scratch, what: &str) -> Result<(Exi
             return Err(too_long(time));
         }
     };
-    let errors = String::from_utf8_lossy(&errors);
-    if status.code() == Some(127) {
-        return Err(missing("qemu-img (qemu-utils)", io::Error::other(errors.into_owned())));
-    }
-    if !status.success() {
-        tracing::info!(%status, what, errors = errors.trim(), "qemu-img refuses an image");
-    }
-    Ok((status, output))
+    Ok((status, output, String::from_utf8_lossy(&errors).into_owned()))
 }
 
 fn missing(what: &str, source: io::Error) -> Error {
@@ -208,11 +216,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_beyond_its_time_is_ended_and_counts_against_the_image() {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = gathered(dir.path(), b"x").await;
-        let mut config = config();
-        config.image_check_timeout = Duration::ZERO;
-        let error = info(&config, bytes.scratch.as_ref().unwrap()).await.unwrap_err().to_string();
+        let mut command = Command::new("sleep");
+        command.arg("600").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let error = ended_within(Duration::from_millis(50), command).await.unwrap_err().to_string();
         assert!(error.contains("did not come to an end"), "{error}");
     }
 
