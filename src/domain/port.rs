@@ -1,6 +1,6 @@
 //! Ports: one interface's MAC address and IP address on a network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct Port {
     /// Empty if it was given none.
     #[schema(max_length = 63, example = "db-vip")]
     pub name: String,
-    #[schema(min_length = 17, max_length = 17, example = "52:54:00:6b:3c:58")]
+    #[schema(min_length = 17, max_length = 17, example = "52:54:0a:40:07:05")]
     pub mac: String,
     #[schema(value_type = String, max_length = 15, example = "10.64.7.2")]
     pub address: IpAddr,
@@ -103,13 +103,19 @@ pub fn parse_mac(pointer: &str, text: &str) -> Result<String> {
         let detail = "must be locally administered and unicast, and not begin with fe: take 52:54:00 and three octets of your own";
         return Err(Error::field(pointer, detail));
     }
+    if matches!(octets.as_deref(), Some([0x52, 0x54, third, ..]) if *third != 0) {
+        let detail = "must not begin with 52:54:01 to 52:54:ff, which are made of IP addresses: take 52:54:00 and three octets of your own, or leave it out";
+        return Err(Error::field(pointer, detail));
+    }
     Ok(text.to_ascii_lowercase())
 }
 
-/// A MAC address under QEMU's prefix, of 24 random bits.
-pub fn mac(chance: u32) -> String {
-    let [_, a, b, c] = chance.to_be_bytes();
-    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+/// The MAC address of a port that asks for none: 52:54 (locally administered, unicast) and the octets of its IPv4 address,
+/// which no other port of the cloud has, as its networks do not overlap. A DHCP server can so know all pairs of a network
+/// before there are guests, and one that remembers an old lease of an address remembers it for the same MAC address.
+pub fn mac(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("52:54:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 #[cfg(test)]
@@ -119,7 +125,8 @@ mod tests {
     #[test]
     fn a_mac_is_local_and_unicast_and_written_one_way() {
         assert_eq!(parse_mac("", "52:54:00:AB:cd:0e").expect("mac"), "52:54:00:ab:cd:0e");
-        assert_eq!(parse_mac("", &mac(0xff_01_02_03)).expect("mac"), "52:54:00:01:02:03");
+        assert_eq!(parse_mac("", "52:54:00:01:02:03").expect("mac"), "52:54:00:01:02:03");
+        assert_eq!(mac(Ipv4Addr::new(10, 64, 7, 255)), "52:54:0a:40:07:ff");
         let bad = [
             "",
             "52:54:00:ab:cd",

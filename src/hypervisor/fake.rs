@@ -124,7 +124,8 @@ impl FakeHost {
 
     /// Makes a domain that is nobody's business, e.g. with a UUID that we want.
     pub fn add_foreign_domain(&self, id: InstanceId, name: &str, power: Power) {
-        let seen = DomainSeen { id, name: name.into(), power, stamp: None, agent: false };
+        let name = name.into();
+        let seen = DomainSeen { id, name, power, stamp: None, agent: false, macs: Vec::new() };
         lock(&self.world).domains.insert(id, FakeDomain { seen, spec: None });
     }
 

@@ -212,6 +212,8 @@ pub struct DomainSeen {
     pub stamp: Option<Stamp>,
     /// Whether the guest agent's channel is connected.
     pub agent: bool,
+    /// Of its interfaces, lower case.
+    pub macs: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +244,7 @@ pub struct DomainSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
     pub network: NetworkId,
-    /// `52:54:00:xx:xx:xx`, lower case.
+    /// `52:54:xx:xx:xx:xx`, lower case.
     pub mac: String,
     pub address: IpAddr,
     /// Adds nwfilter's `clean-traffic` with this address: no spoofing, at the cost of a slower start.
@@ -286,18 +288,17 @@ pub struct NetworkSpec {
     /// Name servers handed out by DHCP; none: the gateway itself answers. Fixed when the network is made: libvirt cannot
     /// change it in a running network.
     pub dns: Vec<IpAddr>,
+    /// Whom DHCP serves, and nobody else. Without names: the network's DNS knows a guest by the one that it tells itself.
     pub hosts: Vec<DhcpHost>,
     /// DHCP hosts that are there and not in `hosts` stay. One that is in the way of another is then a fault.
     pub keep_others: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DhcpHost {
     /// Lower case.
     pub mac: String,
     pub address: IpAddr,
-    /// Told to the guest and to the network's DNS where it is a DNS label and the first of that name in the network.
-    pub hostname: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

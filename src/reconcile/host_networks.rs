@@ -1,10 +1,17 @@
-//! A network on a host: there while an instance on the host has a port on it, with exactly their DHCP entries.
+//! A network on a host: there while an instance on the host has a port on it.
+//!
+//! Its DHCP entries are those of all addresses that IPAM may give, each for the MAC address that follows from it, so that they
+//! seldom change: libvirt takes a network's firewall rules away and writes them anew whenever one does.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Context, Trouble, fault, hold};
 use crate::domain::id::{HostId, NetworkId};
-use crate::domain::instance::hostname;
+use crate::domain::port;
 use crate::hypervisor::{DhcpHost, NetworkSpec};
 use crate::store;
+use crate::store::host_networks::{Entry, Plan};
 
 /// Makes the network on the host as it has to be now, or takes it away. Serialised for this host and network among all
 /// processes, so that an older list never overwrites a newer one. Of many who ask at once, one does it for all.
@@ -19,17 +26,13 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
     let entries = store::host_networks::entries(&mut tx, host, network).await?;
     match plan {
         Some(plan) if !entries.is_empty() => {
-            let hosts = entries.into_iter().map(|entry| DhcpHost {
-                hostname: hostname(&entry.name, entry.instance),
-                mac: entry.mac,
-                address: entry.address,
-            });
+            let hosts = hosts(&plan, entries);
             let spec = NetworkSpec {
                 id: network,
                 cidr: plan.cidr,
                 gateway: plan.gateway,
                 dns: plan.dns,
-                hosts: hosts.collect(),
+                hosts,
                 keep_others: keep,
             };
             // A crash before the commit leaves a network without this note; whoever wanted it comes again and notes it.
@@ -48,4 +51,49 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
     tx.commit().await?;
     turn.done();
     Ok(())
+}
+
+/// Ranges up to so many addresses have an entry for each of them from the start; in a larger one, only those in use.
+const STANDING_MAX: u32 = 1024;
+
+/// Whom DHCP serves: the entries, and whoever will have one of the other addresses of the range.
+fn hosts(plan: &Plan, entries: Vec<Entry>) -> Vec<DhcpHost> {
+    let mut hosts: BTreeMap<IpAddr, String> = BTreeMap::new();
+    if let [IpAddr::V4(first), IpAddr::V4(last)] = plan.range
+        && last.to_bits().saturating_sub(first.to_bits()) < STANDING_MAX
+    {
+        let all = (first.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
+        hosts.extend(all.map(|address| (address.into(), port::mac(address))));
+        hosts.remove(&plan.gateway);
+    }
+    hosts.extend(entries.into_iter().map(|entry| (entry.address, entry.mac)));
+    hosts.into_iter().map(|(address, mac)| DhcpHost { mac, address }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(first: &str, last: &str) -> Plan {
+        Plan {
+            cidr: "10.0.0.0/16".parse().unwrap(),
+            gateway: "10.0.0.2".parse().unwrap(),
+            dns: Vec::new(),
+            range: [first.parse().unwrap(), last.parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_small_network_serves_its_range_and_a_large_one_who_is_there() {
+        let own = "52:54:00:00:00:07".to_owned();
+        let entry = Entry { mac: own.clone(), address: "10.0.0.3".parse().unwrap() };
+        let small = hosts(&plan("10.0.0.1", "10.0.0.4"), vec![entry.clone()]);
+        let small: Vec<_> = small.into_iter().map(|host| (host.address, host.mac)).collect();
+        let at = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let derived = |last: u8| format!("52:54:0a:00:00:0{last}");
+        assert_eq!(small, [(at(1), derived(1)), (at(3), own.clone()), (at(4), derived(4))]);
+        let large = hosts(&plan("10.0.0.1", "10.0.4.1"), vec![entry]);
+        assert_eq!(large, [DhcpHost { mac: own, address: at(3) }]);
+        assert_eq!(hosts(&plan("10.0.0.1", "10.0.4.0"), Vec::new()).len(), 1023);
+    }
 }

@@ -14,6 +14,8 @@ pub struct Plan {
     pub cidr: IpNet,
     pub gateway: IpAddr,
     pub dns: Vec<IpAddr>,
+    /// The addresses that a port may have, from the first to the last; the gateway may lie among them.
+    pub range: [IpAddr; 2],
 }
 
 /// A port that needs the network on the host.
@@ -21,9 +23,6 @@ pub struct Plan {
 pub struct Entry {
     pub mac: String,
     pub address: IpAddr,
-    /// The instance's name; not yet a hostname.
-    pub name: crate::domain::text::Name,
-    pub instance: crate::domain::id::InstanceId,
 }
 
 /// Serialises what is done to this network on this host, until the transaction ends; its commit does not wait for the disk,
@@ -53,16 +52,17 @@ pub async fn try_lock(conn: &mut PgConnection, host: HostId, network: NetworkId)
 }
 
 pub async fn plan(conn: &mut PgConnection, network: NetworkId) -> Result<Option<Plan>> {
-    let row: Option<(IpNet, IpNet, Vec<IpNet>)> = sqlx::query_as(
-        "select cidr, gateway, dns from networks where id = $1 and deleted_at is null",
+    let row: Option<(IpNet, IpNet, Vec<IpNet>, IpNet, IpNet)> = sqlx::query_as(
+        "select cidr, gateway, dns, range_start, range_end from networks where id = $1 and deleted_at is null",
     )
     .bind(network)
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|(cidr, gateway, dns)| Plan {
+    Ok(row.map(|(cidr, gateway, dns, first, last)| Plan {
         cidr,
         gateway: gateway.addr(),
         dns: dns.iter().map(IpNet::addr).collect(),
+        range: [first.addr(), last.addr()],
     }))
 }
 
@@ -72,27 +72,20 @@ pub async fn entries(
     host: HostId,
     network: NetworkId,
 ) -> Result<Vec<Entry>> {
-    let rows: Vec<(String, IpNet, crate::domain::text::Name, crate::domain::id::InstanceId)> =
-        sqlx::query_as(
-            "select p.mac, a.address, i.name, i.id
+    let rows: Vec<(String, IpNet)> = sqlx::query_as(
+        "select p.mac, a.address
          from ports p
          join addresses a on a.port_id = p.id
          join instances i on i.id = p.instance_id and i.wanted <> 'deleted'
          join incarnations c on c.instance_id = i.id and c.fenced_at is null and c.host_id = $1
          where p.network_id = $2
          order by p.mac",
-        )
-        .bind(host)
-        .bind(network)
-        .fetch_all(conn)
-        .await?;
-    let entry = |(mac, address, name, instance): (String, IpNet, _, _)| Entry {
-        mac,
-        address: address.addr(),
-        name,
-        instance,
-    };
-    Ok(rows.into_iter().map(entry).collect())
+    )
+    .bind(host)
+    .bind(network)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(mac, address)| Entry { mac, address: address.addr() }).collect())
 }
 
 /// Notes that the network is, or is about to be, on the host.

@@ -134,16 +134,11 @@ async fn insert(
         }
         None => addresses::choose(conn, row.network, now, quarantine).await?,
     };
-    // 24 random bits: with a million ports, one attempt in seventeen meets a MAC address that is in use.
-    let mut attempts = 32;
-    while !insert_row(conn, &row, now).await? {
-        attempts -= 1;
-        if row.mac.is_some() || attempts == 0 {
-            return Err(Error::conflict(
-                "mac-taken",
-                "this MAC address is in use: choose another, or leave it out and get a free one",
-            ));
-        }
+    if !insert_row(conn, &row, address, now).await? {
+        return Err(Error::conflict(
+            "mac-taken",
+            "this MAC address is in use: choose another, or leave it out and get a free one",
+        ));
     }
     addresses::hold(conn, row.network.id, address, row.id).await?;
     let port = get(conn, None, row.id).await?;
@@ -151,8 +146,19 @@ async fn insert(
 }
 
 /// `false`: the MAC address is another port's.
-async fn insert_row(conn: &mut PgConnection, row: &Row<'_>, now: Time) -> Result<bool> {
-    let mac = row.mac.map_or_else(|| port::mac(rand::random()), str::to_owned);
+async fn insert_row(
+    conn: &mut PgConnection,
+    row: &Row<'_>,
+    address: IpAddr,
+    now: Time,
+) -> Result<bool> {
+    let mac = match (row.mac, address) {
+        (Some(mac), _) => mac.to_owned(),
+        (None, IpAddr::V4(address)) => port::mac(address),
+        (None, IpAddr::V6(_)) => {
+            return Err(Error::Internal(anyhow::anyhow!("{address} is no IPv4 address")));
+        }
+    };
     let done = sqlx::query(
         "insert into ports (id, tenant_id, network_id, instance_id, position, name, mac, owned, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)

@@ -125,7 +125,7 @@ fn an_upload_is_replaced_and_a_broken_one_removed(host: &dyn Hypervisor, world: 
 
 fn dhcp_hosts_become_exactly_the_wanted(host: &dyn Hypervisor, world: &World) {
     let mut spec = world.network();
-    // None at first; then two guests of one name; then an address that changes hands.
+    // None at first; then two; then an address that changes hands.
     let hosts = std::mem::take(&mut spec.hosts);
     host.ensure_network(&spec).unwrap();
     let mut twin = hosts[0].clone();

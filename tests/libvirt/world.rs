@@ -84,11 +84,7 @@ impl World {
             gateway,
             dns: vec!["9.9.9.9".parse().unwrap(), "1.1.1.1".parse().unwrap()],
             keep_others: false,
-            hosts: vec![DhcpHost {
-                mac: self.mac.clone(),
-                address: self.address,
-                hostname: "web".into(),
-            }],
+            hosts: vec![DhcpHost { mac: self.mac.clone(), address: self.address }],
         }
     }
 

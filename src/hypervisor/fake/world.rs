@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::{Clock, Time};
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
-use crate::hypervisor::xml::network::{LEASE_SECONDS, without_twins};
+use crate::hypervisor::xml::network::LEASE_SECONDS;
 use crate::hypervisor::{
     DhcpHost, DomainSeen, DomainSpec, Fault, HostFacts, Lease, NetworkSeen, NetworkSpec, Overlay,
     Power, Signal, Upload, VolumeSeen, names,
@@ -150,7 +150,8 @@ impl World {
             }
         }
         let stamp = Some(spec.stamp);
-        let seen = DomainSeen { id, name, power: Power::Running, stamp, agent: self.agents };
+        let macs = spec.nics.iter().map(|nic| nic.mac.clone()).collect();
+        let seen = DomainSeen { id, name, power: Power::Running, stamp, agent: self.agents, macs };
         self.domains.insert(id, FakeDomain { seen, spec: Some(spec.clone()) });
         let log = self.consoles.entry(spec.stamp.incarnation).or_default();
         log.extend(format!("boot {}\n", spec.stamp.boot).bytes());
@@ -242,7 +243,7 @@ impl World {
 
     pub fn ensure_network(&mut self, cloud: Uuid, spec: &NetworkSpec) -> Result<(), Fault> {
         let name = names::network(cloud, spec.id);
-        let mut spec = NetworkSpec { hosts: without_twins(&spec.hosts), ..spec.clone() };
+        let mut spec = spec.clone();
         if let Some(there) = self.networks.get_mut(&spec.id.0) {
             if there.name != name || !there.subnets.contains(&spec.cidr.trunc()) {
                 return Err(Fault::conflict(format!(

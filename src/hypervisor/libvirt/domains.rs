@@ -39,8 +39,8 @@ pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     let Some(state) = present("read a domain's state", ffi::state(domain))? else {
         return Ok(None);
     };
-    let xml::domain::Seen { id, name, stamp, agent } = xml::domain::read(&text)?;
-    Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent }))
+    let xml::domain::Seen { id, name, stamp, agent, macs } = xml::domain::read(&text)?;
+    Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent, macs }))
 }
 
 pub fn power(state: sys::virDomainState) -> Power {

@@ -1,6 +1,8 @@
 //! Networks. They are transient: libvirtd finds them again after its own crash by the status that it keeps under /run, and
 //! nothing at all is left after the host's reboot, when they are made anew with the first domain that needs them.
 
+use std::collections::HashSet;
+
 use chrono::DateTime;
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -59,11 +61,10 @@ impl Libvirt {
                 "make network {name}: only IPv4 networks are supported"
             )));
         }
-        let hosts = xml::network::without_twins(&spec.hosts);
         if let Some(network) = lookup(conn, spec.id)? {
-            return self.adjust(&network, spec, &hosts);
+            return self.adjust(&network, spec);
         }
-        let xml = xml::network::network(self.target.cloud, spec, &hosts)?;
+        let xml = xml::network::network(self.target.cloud, spec)?;
         let Err(error) = conn.create_network_xml(&xml) else { return Ok(()) };
         let failed = fault(&format!("make network {name}"), &error);
         if failed.kind == FaultKind::Unreachable {
@@ -71,7 +72,7 @@ impl Libvirt {
         }
         // Two makers of the same network may have met.
         if let Some(network) = lookup(conn, spec.id)? {
-            return self.adjust(&network, spec, &hosts);
+            return self.adjust(&network, spec);
         }
         match present("find a network", conn.lookup_network_by_name(&name))? {
             Some(_) => Err(Fault::conflict(format!(
@@ -83,12 +84,7 @@ impl Libvirt {
     }
 
     /// The DHCP hosts of a network that is there are made the wanted ones; a host that changed is removed and added.
-    fn adjust(
-        &self,
-        network: &Network,
-        spec: &NetworkSpec,
-        hosts: &[DhcpHost],
-    ) -> Result<(), Fault> {
+    fn adjust(&self, network: &Network, spec: &NetworkSpec) -> Result<(), Fault> {
         let what = format!("update network {}", spec.id);
         let text = network.xml_desc(0).map_err(during(what.as_str()))?;
         let seen = xml::network::read(&text)?;
@@ -118,12 +114,12 @@ impl Libvirt {
                 .update(command, section, 0, &xml::network::host(host)?, flags)
                 .map_err(during(what.as_str()))
         };
-        // First all removals: libvirt refuses a host that shares MAC, address or name with another.
-        let superfluous = |host: &&DhcpHost| !spec.keep_others && !hosts.contains(host);
-        for host in seen.hosts.iter().filter(superfluous) {
+        let [wanted, there] = [&spec.hosts, &seen.hosts].map(|h| h.iter().collect::<HashSet<_>>());
+        // First all removals: libvirt refuses a host that shares its MAC or address with another.
+        for host in there.difference(&wanted).filter(|_| !spec.keep_others) {
             update(sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, host)?;
         }
-        for host in hosts.iter().filter(|host| !seen.hosts.contains(host)) {
+        for host in wanted.difference(&there) {
             update(sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, host)?;
         }
         Ok(())

@@ -133,6 +133,7 @@ pub struct Seen {
     pub name: String,
     pub stamp: Option<Stamp>,
     pub agent: bool,
+    pub macs: Vec<String>,
 }
 
 pub fn read(text: &str) -> Result<Seen, Fault> {
@@ -164,7 +165,10 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
             && n.attribute("state") == Some("connected")
     });
     let name = child_text(root, "name").unwrap_or_default().to_owned();
-    Ok(Seen { id: InstanceId(uuid), name, stamp, agent })
+    let macs = root.descendants().filter(|n| n.has_tag_name("interface"));
+    let macs = macs.filter_map(|n| super::child(n, "mac")?.attribute("address"));
+    let macs = macs.map(str::to_ascii_lowercase).collect();
+    Ok(Seen { id: InstanceId(uuid), name, stamp, agent, macs })
 }
 
 #[cfg(test)]

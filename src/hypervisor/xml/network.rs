@@ -1,6 +1,5 @@
 //! Network XML: a NAT network whose DHCP serves exactly the hosts that it lists.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,8 +13,8 @@ use crate::hypervisor::{DhcpHost, Fault, NetworkSpec, names};
 pub const LEASE_SECONDS: i64 = 120;
 const DNSMASQ: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
 
-/// The whole network. `hosts` as `without_twins` gives them.
-pub fn network(cloud: Uuid, spec: &NetworkSpec, hosts: &[DhcpHost]) -> Result<String, Fault> {
+/// The whole network.
+pub fn network(cloud: Uuid, spec: &NetworkSpec) -> Result<String, Fault> {
     let dns: Vec<_> = spec.dns.iter().map(IpAddr::to_string).collect();
     write(
         "network",
@@ -29,8 +28,8 @@ pub fn network(cloud: Uuid, spec: &NetworkSpec, hosts: &[DhcpHost]) -> Result<St
                 address: spec.gateway,
                 prefix: spec.cidr.prefix_len(),
                 // Hosts without a range: dnsmasq serves these and nobody else.
-                dhcp: (!hosts.is_empty())
-                    .then(|| Dhcp { host: hosts.iter().map(Host::from).collect() }),
+                dhcp: (!spec.hosts.is_empty())
+                    .then(|| Dhcp { host: spec.hosts.iter().map(Host::from).collect() }),
             },
             options: (!dns.is_empty()).then(|| Options {
                 option: OptionValue {
@@ -44,27 +43,6 @@ pub fn network(cloud: Uuid, spec: &NetworkSpec, hosts: &[DhcpHost]) -> Result<St
 /// One DHCP host, for an update of a running network.
 pub fn host(host: &DhcpHost) -> Result<String, Fault> {
     write("host", &Host::from(host))
-}
-
-/// The hosts in order, with a hostname only where libvirt takes it: at the first of that name in the network (tenants may
-/// well have two), and if it is a DNS label that begins with a letter. One bad name would refuse the whole network.
-pub fn without_twins(hosts: &[DhcpHost]) -> Vec<DhcpHost> {
-    let mut hosts = hosts.to_vec();
-    hosts.sort();
-    let mut taken = BTreeSet::new();
-    for host in &mut hosts {
-        if !is_label(&host.hostname) || !taken.insert(host.hostname.to_ascii_lowercase()) {
-            host.hostname.clear();
-        }
-    }
-    hosts
-}
-
-fn is_label(name: &str) -> bool {
-    name.len() <= 63
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// What a network's XML tells.
@@ -91,7 +69,6 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
             Some(DhcpHost {
                 mac: host.attribute("mac")?.to_ascii_lowercase(),
                 address: host.attribute("ip")?.parse().ok()?,
-                hostname: host.attribute("name").unwrap_or_default().to_owned(),
             })
         })
         .collect();
@@ -158,8 +135,6 @@ struct Dhcp {
 struct Host {
     #[serde(rename = "@mac")]
     mac: String,
-    #[serde(rename = "@name", skip_serializing_if = "String::is_empty")]
-    name: String,
     #[serde(rename = "@ip")]
     ip: IpAddr,
     lease: Lease,
@@ -169,7 +144,6 @@ impl From<&DhcpHost> for Host {
     fn from(host: &DhcpHost) -> Self {
         Self {
             mac: host.mac.clone(),
-            name: host.hostname.clone(),
             ip: host.address,
             lease: Lease { expiry: LEASE_SECONDS, unit: "seconds" },
         }
@@ -201,38 +175,27 @@ mod tests {
     use super::*;
     use crate::domain::id::NetworkId;
 
-    fn at(last: u8, hostname: &str) -> DhcpHost {
+    fn at(last: u8) -> DhcpHost {
         DhcpHost {
             mac: format!("52:54:00:00:00:{last:02x}"),
             address: IpAddr::from([10, 0, 0, last]),
-            hostname: hostname.into(),
         }
     }
 
     #[test]
     fn a_network_is_read_as_it_was_written() {
-        let hosts = without_twins(&[at(3, "web"), at(2, "web"), at(4, "db")]);
         let spec = NetworkSpec {
             id: NetworkId(Uuid::now_v7()),
             cidr: "10.0.0.0/24".parse().unwrap(),
             gateway: "10.0.0.1".parse().unwrap(),
             dns: vec!["9.9.9.9".parse().unwrap()],
             keep_others: false,
-            hosts: vec![],
+            hosts: vec![at(3), at(2)],
         };
-        let seen = read(&network(Uuid::nil(), &spec, &hosts).unwrap()).unwrap();
+        let seen = read(&network(Uuid::nil(), &spec).unwrap()).unwrap();
         assert_eq!(seen.uuid, spec.id.0);
         assert_eq!(seen.subnets, vec![spec.cidr]);
-        assert_eq!(seen.hosts, vec![at(2, "web"), at(3, ""), at(4, "db")]);
-    }
-
-    #[test]
-    fn a_hostname_that_dns_cannot_hold_is_left_out() {
-        for name in ["", "1web", "we,b", "we\nb", "wéb", "web-", &"w".repeat(64)] {
-            assert_eq!(without_twins(&[at(2, name)]), [at(2, "")], "{name:?}");
-        }
-        let both = without_twins(&[at(2, "Web"), at(3, "web")]);
-        assert_eq!(both, [at(2, "Web"), at(3, "")]);
+        assert_eq!(seen.hosts, spec.hosts);
     }
 
     #[test]

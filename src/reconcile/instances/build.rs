@@ -11,7 +11,7 @@ use crate::domain::instance::hostname;
 use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
-use crate::reconcile::{Outcome, Trouble, fault, host_images, host_networks};
+use crate::reconcile::{Outcome, Trouble, fault, hold, host_images, host_networks};
 use crate::store;
 
 /// What a start needs and was not made whole yet.
@@ -46,7 +46,7 @@ impl Look<'_> {
         };
         // Each to its end, whatever becomes of the others: nothing is still being made when the next attempt begins.
         let (disk, seed, networks) = tokio::join!(disk, seed, self.networks(host));
-        (disk?, seed?, networks?);
+        disk.and(seed).and(networks)?;
         self.start(incarnation, host, missing).await
     }
 
@@ -74,11 +74,29 @@ impl Look<'_> {
     }
 
     async fn networks(&self, host: HostId) -> Result<(), Trouble> {
+        if !self.ports.is_empty() && hold::why(self.ctx, host).await?.is_some() {
+            self.no_twins(host).await?;
+        }
         let networks: std::collections::BTreeSet<_> =
             self.ports.iter().map(|p| p.network_id).collect();
         for network in networks {
             host_networks::settle(self.ctx, host, network).await?;
             fault::point("network_made");
+        }
+        Ok(())
+    }
+
+    /// A database that is older than the world gives addresses away that guests have which it does not know.
+    async fn no_twins(&self, host: HostId) -> Result<(), Trouble> {
+        let domains = self.ctx.look(host, "look for guests", |host| host.domains()).await?;
+        for domain in domains.iter().filter(|domain| domain.id != self.record.id) {
+            if let Some(port) = self.ports.iter().find(|port| domain.macs.contains(&port.mac)) {
+                let what = format!(
+                    "{} on network {} is the address of another guest on this host, domain {}, which the database does not know: have an admin look into `pileus admin drift`, or make the instance anew",
+                    port.address, port.network_name, domain.name
+                );
+                return Err(Fault::conflict(what).into());
+            }
         }
         Ok(())
     }
