@@ -21,7 +21,8 @@ pub fn pool_path(text: &str) -> Result<Option<String>, Fault> {
     Ok(target.and_then(|t| child_text(t, "path")).map(str::to_owned))
 }
 
-/// A volume of `capacity` bytes that takes no room before it is written.
+/// A volume of `capacity` bytes. With a base it takes no room before it is written, without one all of it from the start:
+/// libvirt 11.3 dies of an upload that meets a full disk, where making the volume only fails.
 pub fn volume(
     name: &str,
     format: VolumeFormat,
@@ -33,8 +34,7 @@ pub fn volume(
         &Volume {
             name,
             capacity: Size { unit: "bytes", value: capacity },
-            // Without it libvirt preallocates a raw volume in full.
-            allocation: Size { unit: "bytes", value: 0 },
+            allocation: Size { unit: "bytes", value: if base.is_some() { 0 } else { capacity } },
             target: VolumeTarget { format: format.into() },
             backing: base.map(|(path, format)| Backing { path, format: format.into() }),
         },
