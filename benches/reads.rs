@@ -10,6 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Cloud, load, median, ms};
+use pileus::domain::id::TenantId;
+use pileus::domain::page::Page;
 use pileus::store::{instances, ports};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
@@ -28,10 +30,9 @@ async fn main() {
 
     let id = "('00000000-0000-7000-8000-' || lpad(:n::text, 12, '0'))::uuid";
     let scope = format!("'{tenant}'::uuid");
-    let one =
-        [put(instances::GET, &[id, "null"]), put(ports::OF_INSTANCES, &[&format!("array[{id}]")])];
+    let one = [put(instances::GET, &[id, &scope]), put(ports::OF_INSTANCE, &[id])];
     let some = [
-        put(instances::LIST, &[id, &scope, "null", "'{}'", "null", "101"]),
+        put(&list(tenant, 100), &[id, &scope]),
         // pgbench cannot keep a list; the hundred ids follow one another.
         put(
             ports::OF_INSTANCES,
@@ -65,14 +66,14 @@ async fn main() {
             a / b
         );
     }
-    pages(&url, &token, &mut conn, &scope, rounds).await;
+    pages(&url, &token, &mut conn, tenant, rounds).await;
     cloud.end().await;
 }
 
 /// All instances by pages of a thousand, against both statements for all of them in one.
-async fn pages(url: &str, token: &str, conn: &mut PgConnection, scope: &str, rounds: usize) {
+async fn pages(url: &str, token: &str, conn: &mut PgConnection, tenant: uuid::Uuid, rounds: usize) {
     let nil = "'00000000-0000-0000-0000-000000000000'";
-    let rows = put(instances::LIST, &[nil, scope, "null", "'{}'", "null", "20000"]);
+    let rows = put(&list(tenant, 20_000), &[nil, &format!("'{tenant}'::uuid")]);
     let held = put(ports::OF_INSTANCES, &["array(select id from instances)"]);
     let mut asker = load::Asker::new(url, token);
     let [mut ours, mut theirs] = [const { Vec::new() }; 2];
@@ -101,6 +102,13 @@ async fn pages(url: &str, token: &str, conn: &mut PgConnection, scope: &str, rou
     }
     let (a, b) = (median(&ours), median(&theirs));
     println!("all 10,000 by pages: {a:.0} ms, the raw query {b:.0} ms: {:.2} (reach 2.00)", a / b);
+}
+
+/// The statement for a page of a tenant's instances.
+fn list(tenant: uuid::Uuid, limit: i64) -> String {
+    let filter = instances::Filter { tenant: Some(TenantId(tenant)), ..Default::default() };
+    let page = Page { limit, after: uuid::Uuid::nil() };
+    instances::list_statement(&filter, &page).sql().as_str().to_owned()
 }
 
 /// The statement with these in place of its parameters.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use chrono::TimeDelta;
 use ipnet::IpNet;
-use sqlx::PgConnection;
 use sqlx::types::Json;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::domain::clock::Time;
@@ -159,7 +159,7 @@ pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<
 }
 
 /// The statement of `get`, which the benchmarks run by themselves, too.
-pub const GET: &str = records!("i.id = $1 and ($2::uuid is null or i.tenant_id = $2)");
+pub const GET: &str = records!("i.id = $1 and i.tenant_id = coalesce($2, i.tenant_id)");
 
 /// `scope`: the tenant whose instance it must be; `None` for an admin and for the reconciler.
 pub async fn get(
@@ -197,27 +197,29 @@ pub struct Filter {
     pub host: Option<HostId>,
 }
 
-/// The statement of `list`.
-pub const LIST: &str = records!(
-    "i.id > $1
-       and ($2::uuid is null or i.tenant_id = $2)
-       and ($3::text is null or i.name = $3)
-       and i.labels @> $4
-       and ($5::uuid is null or c.host_id = $5)
-     order by i.id limit $6"
-);
+/// The statement of `list`. Only the conditions that are asked for are in it, and the limit is in its text: PostgreSQL plans a
+/// statement with conditions that may be off, or with a limit that it does not know, anew at every execution.
+pub fn list_statement(filter: &Filter, page: &Page) -> QueryBuilder<Postgres> {
+    let mut list = QueryBuilder::new(records!("i.id > "));
+    list.push_bind(page.after);
+    if let Some(tenant) = filter.tenant {
+        list.push(" and i.tenant_id = ").push_bind(tenant);
+    }
+    if let Some(name) = &filter.name {
+        list.push(" and i.name = ").push_bind(name.clone());
+    }
+    if !filter.labels.is_empty() {
+        list.push(" and i.labels @> ").push_bind(Json(filter.labels.clone()));
+    }
+    if let Some(host) = filter.host {
+        list.push(" and c.host_id = ").push_bind(host);
+    }
+    list.push(" order by i.id limit ").push(page.fetch());
+    list
+}
 
 pub async fn list(conn: &mut PgConnection, filter: &Filter, page: &Page) -> Result<Vec<Record>> {
-    let records = sqlx::query_as(LIST)
-        .bind(page.after)
-        .bind(filter.tenant)
-        .bind(&filter.name)
-        .bind(Json(&filter.labels))
-        .bind(filter.host)
-        .bind(page.fetch())
-        .fetch_all(conn)
-        .await?;
-    Ok(records)
+    Ok(list_statement(filter, page).build_query_as().fetch_all(conn).await?)
 }
 
 /// Writes the wish; gives the new revision.
