@@ -60,7 +60,7 @@ impl Cloud {
             ("quota-vcpus", "1000000"),
             ("quota-memory-mib", "1000000000"),
             ("quota-disk-gib", "1000000000"),
-            ("network-prefix", "18"),
+            ("network-prefix", "22"),
         ];
         // What comes later counts.
         let mut all: Vec<(String, String)> = Vec::new();
