@@ -91,6 +91,22 @@ pub struct Usage {
     pub keypairs: i64,
 }
 
+impl Usage {
+    /// What is left when `part` is taken away.
+    #[must_use]
+    pub fn without(&self, part: &Self) -> Self {
+        Self {
+            instances: self.instances - part.instances,
+            vcpus: self.vcpus - part.vcpus,
+            memory_mib: self.memory_mib - part.memory_mib,
+            disk_gib: self.disk_gib - part.disk_gib,
+            networks: self.networks - part.networks,
+            images: self.images - part.images,
+            keypairs: self.keypairs - part.keypairs,
+        }
+    }
+}
+
 impl Quota {
     /// What `adding` would go over, each in a sentence for the tenant of this name.
     pub fn refuse(&self, tenant: &str, used: &Usage, adding: &Usage) -> Result<()> {

@@ -18,6 +18,14 @@ pub async fn check(write: &mut Write, tenant: TenantId, adding: Adding) -> Resul
     held.quota.refuse(held.name.as_str(), &used, &adding)
 }
 
+/// The same after the rows were inserted, for what many make at once: the tenant is locked for the end of the change alone.
+pub async fn check_made(write: &mut Write, tenant: TenantId, made: Adding) -> Result<()> {
+    let held = store::tenants::lock(write.conn(), tenant).await?;
+    let held = held.ok_or_else(|| Error::not_found("tenant", tenant))?;
+    let used = store::tenants::usage(write.conn(), tenant).await?;
+    held.quota.refuse(held.name.as_str(), &used.without(&made), &made)
+}
+
 /// The quota of a new tenant.
 pub fn defaults(app: &App) -> Quota {
     let config = &app.config;

@@ -185,14 +185,6 @@ async fn insert(
     let tenant = caller.tenant()?;
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
     let flavor = flavor.ok_or_else(|| absent("/flavor", "flavor", &new.flavor))?;
-    let adding = quota::Adding {
-        instances: 1,
-        vcpus: flavor.vcpus.into(),
-        memory_mib: flavor.memory_mib,
-        disk_gib: flavor.disk_gib,
-        ..quota::Adding::default()
-    };
-    quota::check(write, tenant, adding).await?;
     let image = image(write, tenant, new, &flavor).await?;
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
     let id = InstanceId(Uuid::now_v7());
@@ -227,7 +219,16 @@ async fn insert(
     };
     let detail = json!({ "image_id": image.id, "flavor": flavor.name, "wanted": checked.wanted });
     write.accepted("instance.create", subject, detail).await?;
-    Ok((reread(write, caller, id).await?, flavor))
+    let instance = reread(write, caller, id).await?;
+    let made = quota::Adding {
+        instances: 1,
+        vcpus: flavor.vcpus.into(),
+        memory_mib: flavor.memory_mib,
+        disk_gib: flavor.disk_gib,
+        ..quota::Adding::default()
+    };
+    quota::check_made(write, tenant, made).await?;
+    Ok((instance, flavor))
 }
 
 fn absent(pointer: &str, kind: &str, named: &str) -> Error {
@@ -304,7 +305,9 @@ async fn connect(
         }
     }
     let ids: Vec<_> = networks.iter().map(|(_, network, _)| *network).collect();
-    store::networks::lock(write.conn(), Some(tenant), &ids).await?;
+    if !ids.is_empty() {
+        store::networks::lock(write.conn(), Some(tenant), &ids).await?;
+    }
     let now = write.now;
     for (i, network, address) in networks {
         let made = store::ports::create_owned(
