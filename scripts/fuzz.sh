@@ -4,7 +4,8 @@
 #
 #   EXAMPLES=50 SEED=7 scripts/fuzz.sh      or: make fuzz EXAMPLES=50 SEED=7
 #
-# EXAMPLES: cases of an operation (50 if not given; proptest runs a hundred times as many). SEED: printed, to do it again.
+# EXAMPLES: cases of an operation, where they are arbitrary (50 if not given; proptest runs a hundred times as many). SEED:
+# printed, to do it again.
 set -euo pipefail
 export LC_ALL=C
 

@@ -24,3 +24,12 @@ pub fn number<'de, const MOST: u32, D: Deserializer<'de>>(
     }
     Ok(number)
 }
+
+/// 0 to the most that the document's `int64` holds.
+pub fn natural<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(deserializer)?;
+    if i64::try_from(number).is_err() {
+        return Err(D::Error::custom(format!("must be 0 to {}", i64::MAX)));
+    }
+    Ok(number)
+}

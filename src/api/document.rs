@@ -23,8 +23,8 @@ pub use words::fill;
         title = "Pileus",
         description = "A small cloud: tenants, flavors, images, networks and instances, made real through libvirt.\n\n\
             Bodies are JSON; times are RFC 3339 in UTC; ids are UUIDs; a size has its unit in its name. Unknown fields are \
-            refused. Every error is a `Problem` (RFC 9457) that says what would do. A change that is not made real at once \
-            is answered with 202: look at the resource, wait for it with `?wait=`, or follow `/v1/events`. A POST with an \
+            refused; null, where it may be sent, is the same as left out. Every error is a `Problem` (RFC 9457) that says what \
+            would do. A change that is not made real at once is answered with 202: look at the resource, wait for it with `?wait=`, or follow `/v1/events`. A POST with an \
             `Idempotency-Key` may be repeated. Another tenant's things are not found. Every answer carries `X-Request-Id`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
@@ -32,8 +32,8 @@ pub use words::fill;
 )]
 pub struct Document;
 
-/// A resource with fields that change without a new revision, so that it never answers 304.
-const NEVER_UNCHANGED: &str = "/v1/tenants/{id}";
+/// Resources with fields that change without a new revision, so that they never answer 304.
+const NEVER_UNCHANGED: &[&str] = &["/v1/hosts/{id}", "/v1/tenants/{id}", "/v1/tokens/{id}"];
 
 /// Adds to every operation what its kind has: errors, authentication, headers.
 pub fn complete(mut document: OpenApi) -> OpenApi {
@@ -84,6 +84,9 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
     if !reads || path.ends_with("{id}/data") {
         problems.push("409");
     }
+    if reads && path.ends_with("{id}/data") {
+        problems.push("416");
+    }
     if operation.request_body.is_some() {
         problems.extend(["408", "413", "415"]);
     }
@@ -99,7 +102,7 @@ fn finish(path: &str, method: &HttpMethod, operation: &mut Operation) {
     // What has a revision of its own: the resource itself and its actions, not what lies below it.
     let resource = path.ends_with("{id}");
     let changes = resource || path.contains("{id}/actions/") || path.ends_with("{id}/data");
-    if resource && reads && path != NEVER_UNCHANGED {
+    if resource && reads && !NEVER_UNCHANGED.contains(&path) {
         header(
             operation,
             "If-None-Match",

@@ -76,7 +76,7 @@ pub struct ListEvents {
 /// its last id.
 #[utoipa::path(get, path = "/v1/events", operation_id = "list_events", tag = "events",
     params(ListEvents,
-        ("Last-Event-ID" = Option<i64>, Header, description = "The `seq` of the last event that a stream showed: it goes on after it.",
+        ("Last-Event-ID" = Option<i64>, Header, nullable = false, description = "The `seq` of the last event that a stream showed: it goes on after it.",
             minimum = 0, example = 42)),
     responses((status = 200, description = "A page of events, or the stream of them.",
         content((EventPage = "application/json"), (String = "text/event-stream")))))]
@@ -91,6 +91,7 @@ async fn list(
         kind: query.kind,
         all_tenants: query.all_tenants.unwrap_or(false),
     };
+    let last = last_event_id(&headers)?;
     let answer = if event_stream::is_asked_for(&headers) {
         let of_pages = [
             ("?limit", query.limit.is_some()),
@@ -100,7 +101,7 @@ async fn list(
         if let Some((name, _)) = of_pages.iter().find(|(_, given)| *given) {
             return Err(Error::field(*name, "is for pages: a stream takes after").into());
         }
-        let (after, pointer) = match last_event_id(&headers)? {
+        let (after, pointer) = match last {
             Some(seq) => (Some(seq), "Last-Event-ID"),
             None => (query.after, "?after"),
         };
@@ -119,7 +120,8 @@ async fn list(
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     let Some(id) = text(headers, "last-event-id")? else { return Ok(None) };
-    id.parse().map(Some).map_err(|_no_number: std::num::ParseIntError| {
+    let seq = id.parse().ok().filter(|seq| *seq >= 0);
+    seq.map(Some).ok_or_else(|| {
         Error::field("Last-Event-ID", "must be the seq of an event, such as 42").into()
     })
 }

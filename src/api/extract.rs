@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::json;
 use super::problem::Problem;
 use super::proxy;
 use crate::domain::caller::Caller;
@@ -46,7 +47,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
             ));
         }
         let body = whole_body(request, app).await?;
-        parse(&body).map(Self)
+        json::parse(&body).map(Self)
     }
 }
 
@@ -94,101 +95,6 @@ impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
         let Json(body) = <Json<Option<T>> as FromRequest<App>>::from_request(request, app).await?;
         Ok(body.map(Self))
     }
-}
-
-/// Text that is no JSON is 400; JSON that is not of the right shape is 422.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    match serde_json::from_slice(body) {
-        Ok(value) => Ok(value),
-        // For JSON `2.0` is a whole number, for serde it is none.
-        Err(error) if error.to_string().contains("floating point") => read(&whole(body)?),
-        Err(_) => read(body),
-    }
-}
-
-/// The same body with whole numbers written as such.
-fn whole(body: &[u8]) -> Result<Vec<u8>, Problem> {
-    fn visit(value: &mut serde_json::Value) {
-        // Beyond 2^53 not every whole number is a float.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
-        match value {
-            serde_json::Value::Number(number) if number.is_f64() => {
-                let float = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < EXACT);
-                if let Some(text) = float.map(|n| format!("{n:.0}"))
-                    && let Ok(n) = text.parse::<i64>()
-                {
-                    *number = n.into();
-                }
-            }
-            serde_json::Value::Array(items) => items.iter_mut().for_each(visit),
-            serde_json::Value::Object(fields) => fields.values_mut().for_each(visit),
-            _ => {}
-        }
-    }
-    let mut value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
-    visit(&mut value);
-    serde_json::to_vec(&value).map_err(|error| malformed(&error))
-}
-
-/// Again, with a path to what is wrong.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let pointer = pointer(error.path());
-        let inner = error.into_inner();
-        match inner.classify() {
-            serde_json::error::Category::Data => {
-                Problem::from(Error::field(pointer, without_place(&inner)))
-            }
-            // An enum that is given a number is told as bad syntax, too.
-            serde_json::error::Category::Syntax
-                if inner.to_string().starts_with("expected value")
-                    && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() =>
-            {
-                Problem::from(Error::field(
-                    pointer,
-                    "must be one of the words that the document names",
-                ))
-            }
-            serde_json::error::Category::Syntax
-            | serde_json::error::Category::Eof
-            | serde_json::error::Category::Io => malformed(&inner),
-        }
-    })?;
-    json.end().map_err(|error| malformed(&error))?;
-    Ok(value)
-}
-
-fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed-json",
-        "Malformed JSON",
-        format!("the body is no JSON: {error}"),
-    )
-}
-
-/// serde_json's message without its line and column, which a pointer says better.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let mut pointer = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => {
-                pointer.push('/');
-                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-            }
-            Segment::Enum { variant } => pointer.push_str(&format!("/{variant}")),
-            Segment::Unknown => {}
-        }
-    }
-    pointer
 }
 
 /// Path parameters; one that is no id names nothing: 404.
@@ -345,8 +251,17 @@ impl FromRequestParts<App> for Conditions {
     }
 }
 
-/// The tags of ours in a list of tags (RFC 9110, 8.8.3); none for `*`, and where there is no such header.
+/// The tags of ours in a header; none for `*`, and where there is no such header.
 fn tags(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<Tag>>, Problem> {
+    let all = opaque_tags(headers, name)?;
+    Ok(all.map(|all| all.into_iter().filter_map(|tag| tag.parse().ok()).collect()))
+}
+
+/// What stands in the quotes of a list of tags (RFC 9110, 8.8.3); none for `*`, and where there is no such header.
+pub fn opaque_tags<'h>(
+    headers: &'h HeaderMap,
+    name: &'static str,
+) -> Result<Option<Vec<&'h str>>, Problem> {
     let Some(value) = text(headers, name)?.filter(|value| value.trim() != "*") else {
         return Ok(None);
     };
@@ -354,10 +269,9 @@ fn tags(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<Tag>>, Pro
         let tag = tag.trim();
         let quoted = tag.strip_prefix("W/").unwrap_or(tag);
         let opaque = quoted.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-        opaque.map(|opaque| opaque.parse().ok()).ok_or_else(|| {
-            Error::field(name, "must be ETags: a revision in quotes, such as \"3\", or *").into()
+        opaque.ok_or_else(|| {
+            Error::field(name, "must be ETags: each in quotes, such as \"3\", or *").into()
         })
     });
-    let tags: Vec<Option<Tag>> = tags.collect::<Result<_, Problem>>()?;
-    Ok(Some(tags.into_iter().flatten().collect()))
+    tags.collect::<Result<_, Problem>>().map(Some)
 }

@@ -1,14 +1,15 @@
 //! `/v1/images/{id}/data`: an image's bytes, in and out, of any size, in constant memory.
 
-use std::io;
+use std::io::{self, SeekFrom};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,10 +18,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Conditions, Path, text};
+use super::extract::{Conditions, Path, opaque_tags, text};
 use super::problem::Problem;
+use super::range::{self, Part};
 use super::reply::Found;
 use crate::domain::caller::Caller;
+use crate::domain::error::Error;
 use crate::domain::id::ImageId;
 use crate::domain::image::Image;
 use crate::service::limits::Permit;
@@ -131,39 +134,69 @@ async fn linger(body: impl Stream<Item = Result<Bytes, Problem>>) {
 }
 
 /// Get an image's bytes.
+///
+/// One `Range` of bytes is answered with 206, so that a download that was cut goes on where it ended; `If-Range` with the ETag
+/// makes sure that it goes on with the same bytes.
 #[utoipa::path(get, path = "/v1/images/{id}/data", operation_id = "get_image_data", tag = "images",
     params(
         ("id" = ImageId, Path, description = "The image's id."),
-        ("If-None-Match" = Option<String>, Header, max_length = 66,
+        ("If-None-Match" = Option<String>, Header, nullable = false, min_length = 1, max_length = 66, format = "etag",
             description = "The SHA-256 of the bytes that the client has, in quotes: answered with 304.")),
-    responses((status = 200, description = "The file; its ETag is its SHA-256, in quotes.", body = ImageData, content_type = "application/octet-stream")))]
+    responses(
+        (status = 200, description = "The file; its ETag is its SHA-256, in quotes.", body = ImageData, content_type = "application/octet-stream"),
+        (status = 206, description = "The part of it that `Range` asks for.", body = ImageData, content_type = "application/octet-stream",
+            headers(("Content-Range" = String, description = "Which part, and of how many bytes."))),
+        (status = 304, description = "The client has these bytes already.")))]
 async fn get(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<ImageId>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let permit = app.limits().download()?;
-    let (image, file) = service::images::open(&app, &caller, id).await?;
-    let tag = format!("\"{}\"", image.sha256.as_deref().unwrap_or_default());
-    let known = text(&headers, "if-none-match")?.unwrap_or_default();
-    if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
+    let (image, mut file) = service::images::open(&app, &caller, id).await?;
+    let sum = image.sha256.as_deref().unwrap_or_default();
+    let tag = format!("\"{sum}\"");
+    let known = opaque_tags(&headers, "if-none-match")?.unwrap_or_default();
+    if known.contains(&sum) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, image.size().unwrap_or_default().to_string()),
-        (header::ETAG, tag),
-    ];
+    let size = image.size().unwrap_or_default();
+    // Only GET has ranges.
+    let part = if method == Method::GET { range::asked(&headers, size, &tag) } else { Part::All };
+    let (status, from, length) = match part {
+        Part::All => (StatusCode::OK, 0, size),
+        Part::Bytes { from, length } => (StatusCode::PARTIAL_CONTENT, from, length),
+        Part::Nothing => return Ok(beyond(size)),
+    };
+    file.seek(SeekFrom::Start(from)).await.map_err(Error::internal)?;
+    let mut headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::CONTENT_LENGTH, length.into()),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (header::ETAG, tag.parse().map_err(Error::internal)?),
+    ]);
+    if status == StatusCode::PARTIAL_CONTENT {
+        let part = format!("bytes {from}-{}/{size}", from + length - 1);
+        headers.insert(header::CONTENT_RANGE, part.parse().map_err(Error::internal)?);
+    }
     let (chunks, receiver) = mpsc::channel(2);
     // It holds nothing that must be put down, and ends with its reader or with the process.
-    tokio::spawn(send(file, chunks, app.config.upload_stall, permit));
-    Ok((headers, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+    tokio::spawn(send(file.take(length), chunks, app.config.upload_stall, permit));
+    Ok((status, headers, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+}
+
+fn beyond(size: u64) -> Response {
+    let detail = format!("there is no such byte: the image has {size}");
+    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+    let problem = Problem::new(status, "range-not-satisfiable", "Range not satisfiable", detail);
+    ([(header::CONTENT_RANGE, format!("bytes */{size}"))], problem).into_response()
 }
 
 /// Sends the file until its end, or until the reader takes nothing for `stall`.
 async fn send(
-    file: File,
+    file: Take<File>,
     chunks: mpsc::Sender<io::Result<Bytes>>,
     stall: Duration,
     _permit: Permit,

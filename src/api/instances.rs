@@ -331,7 +331,7 @@ async fn retry(
 #[into_params(parameter_in = Query)]
 pub struct ReadConsole {
     /// The byte to begin at, counted from the oldest that the host has kept.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::natural")]
     #[param(minimum = 0, example = 0)]
     offset: u64,
     /// How many bytes at most; 1 MiB if not given.

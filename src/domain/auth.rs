@@ -20,7 +20,7 @@ pub struct Login {
     pub password: Password,
     /// Id or name of the tenant that the token is for. Left out: the one that the user has been a member of for longest.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 63, nullable = false, example = "default")]
+    #[schema(min_length = 1, max_length = 63, example = "default")]
     pub tenant: Option<String>,
 }
 

@@ -55,7 +55,7 @@ pub struct NewFlavor {
     pub disk_gib: i64,
     /// Traits that a host must have: up to 32, each 1 to 63 characters of `[a-z0-9_:.-]`.
     #[serde(default)]
-    #[schema(value_type = Vec<Trait>, max_items = 32, example = json!(["ssd"]))]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
 }
 

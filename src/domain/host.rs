@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::{Error, Result};
-use super::flavor::check_traits;
+use super::flavor::{Trait, check_traits};
 use super::host_uri;
 use super::id::HostId;
 use super::text::Name;
@@ -152,6 +152,14 @@ pub struct Host {
     pub revision: i64,
 }
 
+impl Host {
+    /// Whether it is known to run no guests on KVM, and is not told to all the same.
+    pub fn lacks_kvm(&self) -> bool {
+        let told = self.facts.as_ref().and_then(|facts| facts.get("virt_type"));
+        self.virt_type != VirtType::Kvm && told.is_some_and(|told| told == "qemu")
+    }
+}
+
 /// A host to be registered. It is then contacted; what it is and has, it tells itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -174,11 +182,17 @@ pub struct NewHost {
     pub pool_path: Option<String>,
     /// 1 to 63 of `A-Z a-z 0-9 . _ -`.
     #[serde(default = "default_zone")]
-    #[schema(min_length = 1, max_length = 63, default = "default", example = "default")]
+    #[schema(
+        min_length = 1,
+        max_length = 63,
+        pattern = "^[A-Za-z0-9._-]+$",
+        default = "default",
+        example = "default"
+    )]
     pub zone: String,
     /// What it offers to flavors that ask for it: up to 32, each 1 to 63 characters of `[a-z0-9_:.-]`.
     #[serde(default)]
-    #[schema(max_items = 32, example = json!(["ssd"]))]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
     /// How its guests are virtualised; `auto` if not given.
     #[serde(default)]
@@ -225,46 +239,40 @@ fn yes() -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostPatch {
-    #[schema(min_length = 1, max_length = 63, example = "host-1", nullable = false)]
+    #[schema(min_length = 1, max_length = 63, example = "host-1")]
     pub name: Option<String>,
     /// The same host at another address: another host that answers there is refused.
-    #[schema(
-        min_length = 1,
-        max_length = 512,
-        example = "qemu+tls://host-1.example/system",
-        nullable = false
-    )]
+    #[schema(min_length = 1, max_length = 512, example = "qemu+tls://host-1.example/system")]
     pub uri: Option<String>,
     /// Only while nothing of ours is on the host.
     #[schema(
         max_length = 255,
         pattern = "^(/[A-Za-z0-9_+@.-]+)+$",
-        example = "/var/lib/pileus/hosts/0192f0c1",
-        nullable = false
+        example = "/var/lib/pileus/hosts/0192f0c1"
     )]
     pub pool_path: Option<String>,
-    #[schema(min_length = 1, max_length = 63, example = "default", nullable = false)]
+    /// 1 to 63 of `A-Z a-z 0-9 . _ -`.
+    #[schema(min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._-]+$", example = "default")]
     pub zone: Option<String>,
     /// Replaces all traits.
-    #[schema(max_items = 32, example = json!(["ssd"]), nullable = false)]
+    #[schema(value_type = Option<std::collections::HashSet<Trait>>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Option<Vec<String>>,
     /// For guests that start from now on.
-    #[schema(nullable = false)]
     pub virt_type: Option<VirtType>,
-    #[schema(minimum = 0.1, maximum = 64.0, example = 4.0, nullable = false)]
+    #[schema(minimum = 0.1, maximum = 64.0, example = 4.0)]
     pub cpu_ratio: Option<f64>,
-    #[schema(minimum = 0.1, maximum = 4.0, example = 1.0, nullable = false)]
+    #[schema(minimum = 0.1, maximum = 4.0, example = 1.0)]
     pub memory_ratio: Option<f64>,
-    #[schema(minimum = 0.1, maximum = 64.0, example = 1.0, nullable = false)]
+    #[schema(minimum = 0.1, maximum = 64.0, example = 1.0)]
     pub disk_ratio: Option<f64>,
-    #[schema(minimum = 0, maximum = 1000000000, example = 0, nullable = false)]
+    #[schema(minimum = 0, maximum = 1000000000, example = 0)]
     pub reserved_vcpus: Option<i64>,
-    #[schema(minimum = 0, maximum = 1000000000, example = 1024, nullable = false)]
+    #[schema(minimum = 0, maximum = 1000000000, example = 1024)]
     pub reserved_memory_mib: Option<i64>,
-    #[schema(minimum = 0, maximum = 1000000000, example = 10, nullable = false)]
+    #[schema(minimum = 0, maximum = 1000000000, example = 10)]
     pub reserved_disk_gib: Option<i64>,
     /// `false` keeps new instances away; those that are there stay.
-    #[schema(example = false, nullable = false)]
+    #[schema(example = false)]
     pub enabled: Option<bool>,
 }
 

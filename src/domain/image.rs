@@ -163,16 +163,15 @@ impl NewImage {
 #[serde(deny_unknown_fields)]
 pub struct ImagePatch {
     /// 1 to 63 letters, digits, '.', '_', '-' or spaces.
-    #[schema(min_length = 1, max_length = 63, example = "debian-13", nullable = false)]
+    #[schema(min_length = 1, max_length = 63, example = "debian-13")]
     pub name: Option<String>,
     /// Up to 1000 characters.
-    #[schema(max_length = 1000, example = "superseded", nullable = false)]
+    #[schema(max_length = 1000, example = "superseded")]
     pub description: Option<String>,
     /// Replaces all labels.
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>, nullable = false)]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub labels: Option<Labels>,
     /// `public` is for admins.
-    #[schema(nullable = false)]
     pub visibility: Option<Visibility>,
 }
 

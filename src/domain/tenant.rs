@@ -158,7 +158,7 @@ pub struct NewTenant {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantPatch {
-    #[schema(max_length = 1000, nullable = false, example = "The build team")]
+    #[schema(max_length = 1000, example = "The build team")]
     pub description: Option<String>,
     #[serde(default)]
     pub quota: QuotaPatch,
@@ -169,22 +169,22 @@ pub struct TenantPatch {
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaPatch {
     /// Instances whose deletion was not asked for.
-    #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 20)]
+    #[schema(minimum = 0, maximum = 1000000, example = 20)]
     pub instances: Option<i64>,
-    #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 40)]
+    #[schema(minimum = 0, maximum = 1000000, example = 40)]
     pub vcpus: Option<i64>,
-    #[schema(minimum = 0, maximum = 1000000000, nullable = false, example = 65536)]
+    #[schema(minimum = 0, maximum = 1000000000, example = 65536)]
     pub memory_mib: Option<i64>,
-    #[schema(minimum = 0, maximum = 1000000000, nullable = false, example = 500)]
+    #[schema(minimum = 0, maximum = 1000000000, example = 500)]
     pub disk_gib: Option<i64>,
     /// Networks that are not being deleted.
-    #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 10)]
+    #[schema(minimum = 0, maximum = 1000000, example = 10)]
     pub networks: Option<i64>,
     /// Images; one that only waits for its last instance does not count.
-    #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 50)]
+    #[schema(minimum = 0, maximum = 1000000, example = 50)]
     pub images: Option<i64>,
     /// SSH keypairs.
-    #[schema(minimum = 0, maximum = 1000000, nullable = false, example = 100)]
+    #[schema(minimum = 0, maximum = 1000000, example = 100)]
     pub keypairs: Option<i64>,
 }
 

@@ -66,13 +66,12 @@ pub struct NewToken {
     #[schema(min_length = 1, max_length = 63, example = "ci")]
     pub name: String,
     /// How long it lives, in seconds. With neither this nor `expires_at` it does not end.
-    #[schema(minimum = 60, maximum = 315360000, nullable = false, example = 86400)]
+    #[schema(minimum = 60, maximum = 315360000, example = 86400)]
     pub expires_in_s: Option<i64>,
     /// When it ends, instead of `expires_in_s`.
-    #[schema(nullable = false, example = "2027-01-31T12:00:00Z")]
+    #[schema(example = "2027-01-31T12:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
     /// At most this role, and not an admin's rights; left out: whatever its user may.
-    #[schema(nullable = false)]
     pub role: Option<Role>,
 }
 

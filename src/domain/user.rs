@@ -48,15 +48,14 @@ pub struct NewUser {
 #[serde(deny_unknown_fields)]
 pub struct UserPatch {
     /// A disabled user cannot log in, and their tokens are refused.
-    #[schema(nullable = false, example = true)]
+    #[schema(example = true)]
     pub enabled: Option<bool>,
     /// An admin of the cloud may do everything, in every tenant. A change ends the user's logins.
-    #[schema(nullable = false, example = false)]
+    #[schema(example = false)]
     pub admin: Option<bool>,
     /// A new password: 12 to 256 characters. Ends every login of the user; API tokens stay.
-    #[schema(value_type = String, format = Password, min_length = 12,
+    #[schema(value_type = Option<String>, format = Password, min_length = 12,
         max_length = 256,
-        nullable = false,
         example = "correct horse battery staple"
     )]
     pub password: Option<Password>,

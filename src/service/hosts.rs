@@ -9,7 +9,7 @@ use super::{App, Begin, Write};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
-use crate::domain::host::{Host, HostFilter, HostPatch, NewHost};
+use crate::domain::host::{Host, HostFilter, HostPatch, NewHost, VirtType};
 use crate::domain::host_uri;
 use crate::domain::id::HostId;
 use crate::domain::page::Page;
@@ -107,6 +107,12 @@ pub async fn update(
         return Err(Error::conflict(
             "host-in-use",
             "another daemon of the same machine does not know what runs there: keep the URI's path, or delete the host's instances first",
+        ));
+    }
+    if patch.virt_type == Some(VirtType::Kvm) && host.lacks_kvm() {
+        return Err(Error::conflict(
+            "no-kvm",
+            "the host tells that guests do not run on KVM there: see to its /dev/kvm and its CPU's virtualisation, or leave virt_type auto, which takes KVM as soon as it is there",
         ));
     }
     store::hosts::update(write.conn(), id, patch).await?;

@@ -104,8 +104,16 @@ async fn no_header_is_our_fault() {
     let ranges = prop_oneof!["bytes=-?[0-9]{0,20}-?[0-9]{0,20}(,[0-9]{1,3}-)?", "[ -~]{0,80}"];
     for range in some(ranges, 40) {
         let ask = api.member.ask(Method::GET, &data).header("range", &range);
+        let answer = ask.send().await;
+        let fine = match answer.status {
+            200 => answer.text.len() == 1 << 20,
+            206 => (1..=1 << 20).contains(&answer.text.len()),
+            status => status == 416,
+        };
+        assert!(fine, "{range:?}: {} with {} bytes", answer.status, answer.text.len());
+        // None of these is its ETag.
+        let ask = api.member.ask(Method::GET, &data).header("range", &range);
         let answer = ask.header("if-range", &range).send().await;
-        // Ranges are not served: all of it comes, whatever is asked for.
         assert_eq!((answer.status, answer.text.len()), (200, 1 << 20), "{range:?}");
     }
     for value in some("(W/)?\"?[ -~]{0,40}\"?(, \"[0-9]{1,20}\")?", 60) {
@@ -118,7 +126,7 @@ async fn no_header_is_our_fault() {
             );
         }
         let ask = api.member.ask(Method::GET, &data).header("if-none-match", &value);
-        assert!(matches!(ask.send().await.status, 200 | 304), "{value:?}");
+        assert!(matches!(ask.send().await.status, 200 | 304 | 422), "{value:?}");
         let ask = api.member.ask(Method::GET, "/v1/events").header("accept", "text/event-stream");
         let status = ask.header("last-event-id", &value).open().await.status().as_u16();
         assert!(matches!(status, 200 | 422), "{value:?}: {status}");

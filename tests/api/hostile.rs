@@ -204,6 +204,19 @@ async fn a_body_that_is_no_honest_one_is_refused_by_what_it_is() {
         let short = String::from_utf8_lossy(&body[..body.len().min(60)]);
         assert!(statuses.contains(&answer.status), "{short}: {answer:?}");
     }
+    for (body, pointer) in [
+        (json!(["a", "pileus-guest", "nano"]), ""),
+        (json!(["a", "pileus-guest", "nano", null, [], null, {}, null]), ""),
+        (
+            json!({"name": "a", "image": "i", "flavor": "f", "networks": [["default", null, null]]}),
+            "/networks/0",
+        ),
+        (json!({"name": "a", "image": "i", "flavor": "f", "labels": []}), "/labels"),
+        (json!({"name": "a", "image": "i", "flavor": "f", "wanted": 7}), "/wanted"),
+    ] {
+        let problem = api.member.post("/v1/instances", &body).await.problem(422, "invalid-input");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{body}: {problem}");
+    }
     let nul = json!({"name": "a", "description": "\0"});
     assert_eq!(api.admin.post("/v1/tenants", &nul).await.status, 422);
 }

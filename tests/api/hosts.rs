@@ -219,6 +219,24 @@ async fn a_change_is_made_at_its_revision_and_the_host_is_looked_at_again() {
 }
 
 #[tokio::test]
+async fn kvm_is_refused_where_the_host_is_known_to_have_none() {
+    let api = Api::start().await;
+    let id = register(&api, &new("a")).await;
+    let path = format!("/v1/hosts/{id}");
+    let wish = |virt_type: &str| json!({"virt_type": virt_type});
+    // What it can is not known yet.
+    api.admin.patch(&path, &wish("kvm")).await.expect(202);
+    execute(&api, "update hosts set facts = '{\"virt_type\": \"qemu\"}' where id = $1", id).await;
+    // It stays what it is.
+    api.admin.patch(&path, &wish("kvm")).await.expect(202);
+    api.admin.patch(&path, &wish("auto")).await.expect(202);
+    api.admin.patch(&path, &wish("kvm")).await.problem(409, "no-kvm");
+    assert_eq!(api.admin.get(&path).await.expect(200)["virt_type"], "auto");
+    execute(&api, "update hosts set facts = '{\"virt_type\": \"kvm\"}' where id = $1", id).await;
+    assert_eq!(api.admin.patch(&path, &wish("kvm")).await.expect(202)["virt_type"], "kvm");
+}
+
+#[tokio::test]
 async fn a_list_is_filtered_and_comes_in_pages() {
     let api = Api::start().await;
     let mut ids = Vec::new();

@@ -6,6 +6,9 @@ use utoipa::openapi::link::Link;
 use utoipa::openapi::path::{HttpMethod, PathsMap};
 use utoipa::openapi::{PathItem, RefOr};
 
+/// What is answered there is the thing beside its secret.
+const WITH_A_SECRET: &str = "/v1/tokens";
+
 /// Every operation on `/v1/{noun}/{id}` becomes a link of the answer that makes one of that noun.
 pub fn add(paths: &mut PathsMap<String, PathItem>) {
     let mut below: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
@@ -31,10 +34,11 @@ pub fn add(paths: &mut PathsMap<String, PathItem>) {
                 let Some(RefOr::T(response)) = operation.responses.responses.get_mut(status) else {
                     continue;
                 };
+                let made = if path == WITH_A_SECRET { "token/id" } else { "id" };
                 for (id, parameter) in operations {
                     let link = Link::builder()
                         .operation_id(id)
-                        .parameter(parameter, "$response.body#/id")
+                        .parameter(parameter, format!("$response.body#/{made}"))
                         .build();
                     response.links.insert(id.clone(), link.into());
                 }

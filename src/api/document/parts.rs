@@ -18,6 +18,7 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ("412", "PreconditionFailed", "The resource is at another revision than If-Match says."),
     ("413", "TooLarge", "The body is too large."),
     ("415", "UnsupportedMediaType", "The body is of another media type."),
+    ("416", "RangeNotSatisfiable", "There is no byte in the range that is asked for."),
     ("422", "InvalidInput", "A field breaks a bound; `errors` names it."),
     ("429", "TooManyRequests", "Too many attempts: wait for Retry-After."),
     ("500", "InternalError", "Our fault: report it with the X-Request-Id."),

@@ -56,7 +56,10 @@ const FIELDS: &[(&str, &str, &str)] = &[
 /// tools that do not know them pass over.
 const FORMATS: &[(&str, &str)] = &[
     ("name", "name"),
-    ("zone", "name"),
+    ("description", "text"),
+    ("image", "name"),
+    ("flavor", "name"),
+    ("network", "name"),
     ("public_key", "ssh-public-key"),
     ("uri", "libvirt-uri"),
     ("pool_path", "absolute-path"),
@@ -149,7 +152,11 @@ fn visit(schema: &mut Value) {
         match name.as_str() {
             "labels" => labels(property),
             "traits" | "missing" | "present" => texts(property, 64, "ssd"),
-            "keypairs" => texts(property, 63, "laptop"),
+            "keypairs" => {
+                texts(property, 63, "laptop");
+                property["items"]["minLength"] = json!(1);
+                property["items"]["format"] = json!("name");
+            }
             "dns" => property["items"]["format"] = json!("ipv4"),
             _ => {}
         }

@@ -8,7 +8,7 @@ mod wish;
 pub use cloud_init::{CloudInit, CloudInitStatus};
 pub use status::{Account, Status, status};
 pub use step::{Domain, Parts, Situation, Step, next_step};
-pub use wish::{Action, Wanted, Wish};
+pub use wish::{Action, FirstWish, Wanted, Wish};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -148,7 +148,7 @@ pub struct NewInstance {
     pub labels: Labels,
     /// `running` (the default) or `stopped`.
     #[serde(default)]
-    pub wanted: Option<Wanted>,
+    pub wanted: Option<FirstWish>,
 }
 
 /// An interface to be made: on a network, or with a port that was made before.
@@ -157,7 +157,7 @@ pub struct NewInstance {
 pub struct NewInterface {
     /// Id or name of a network; a port is made on it.
     #[serde(default)]
-    #[schema(max_length = 63, example = "default")]
+    #[schema(min_length = 1, max_length = 63, example = "default")]
     pub network: Option<String>,
     /// A port that no instance has; instead of `network`.
     #[serde(default)]

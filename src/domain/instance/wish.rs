@@ -18,6 +18,24 @@ pub enum Wanted {
     Deleted,
 }
 
+/// What a new instance may be asked to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstWish {
+    #[default]
+    Running,
+    Stopped,
+}
+
+impl From<FirstWish> for Wanted {
+    fn from(first: FirstWish) -> Self {
+        match first {
+            FirstWish::Running => Self::Running,
+            FirstWish::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// The whole wish: only requests write it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wish {

@@ -104,17 +104,7 @@ fn check(new: &NewInstance) -> Result<Checked> {
         gather(reference(&format!("/keypairs/{i}"), keypair))?;
     }
     gather(interfaces(new.networks.as_deref().unwrap_or_default()))?;
-    let wanted = match new.wanted {
-        None | Some(Wanted::Running) => Wanted::Running,
-        Some(Wanted::Stopped) => Wanted::Stopped,
-        Some(Wanted::Paused | Wanted::Deleted) => {
-            gather(Err(Error::field(
-                "/wanted",
-                "a new instance may be wanted running or stopped",
-            )))?;
-            Wanted::Running
-        }
-    };
+    let wanted = new.wanted.unwrap_or_default().into();
     if faults.is_empty() {
         Ok(Checked { name: name?, wanted })
     } else {

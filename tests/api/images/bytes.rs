@@ -176,3 +176,29 @@ async fn a_download_is_the_upload_and_is_known_by_its_sum() {
     let again = api.reader.ask(Method::GET, &path).header("if-none-match", tag).send().await;
     assert_eq!((again.status, again.text.as_str()), (304, ""));
 }
+
+#[tokio::test]
+async fn a_cut_download_goes_on_where_it_ended() {
+    let api = Api::start().await;
+    let bytes: String = "0123456789abcdef".repeat(100_000);
+    let id = ready(&api.member, "disk", bytes.as_bytes()).await;
+    let path = format!("/v1/images/{id}/data");
+    let ask = |range: &str| api.reader.ask(Method::GET, &path).header("range", range);
+    for (range, part, whole) in [
+        ("bytes=1599990-", 1_599_990..1_600_000, "bytes 1599990-1599999/1600000"),
+        ("bytes=3-600001", 3..600_002, "bytes 3-600001/1600000"),
+        ("bytes=-7", 1_599_993..1_600_000, "bytes 1599993-1599999/1600000"),
+    ] {
+        let answer = ask(range).header("accept-encoding", "gzip").send().await;
+        assert_eq!((answer.status, answer.header("content-range")), (206, Some(whole)), "{range}");
+        assert!(answer.text == bytes[part], "{range}");
+    }
+    let beyond = ask("bytes=1600000-").send().await;
+    beyond.problem(416, "range-not-satisfiable");
+    assert_eq!(beyond.header("content-range"), Some("bytes */1600000"));
+    let all = ask("bytes=5-").header("if-range", "\"of other bytes\"").send().await;
+    assert_eq!((all.status, all.header("accept-ranges")), (200, Some("bytes")));
+    assert!(all.text == bytes);
+    let head = api.reader.ask(Method::HEAD, &path).header("range", "bytes=5-").send().await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("1600000")));
+}
