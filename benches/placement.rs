@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use pileus::domain::id::HostId;
-use pileus::placement::{HostState, HostView, Index, Policy, Request, Resources, RoundRobin};
+use pileus::placement::{
+    ExitClass, HostState, HostView, Index, Policy, Request, Resources, RoundRobin,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
@@ -105,6 +107,7 @@ impl Flat {
                 traits: BTreeSet::from([rack(host % sets)]),
                 zone: Some("a".into()),
                 state: HostState::Ready,
+                exit: ExitClass::NONE,
             }
         }))
     }

@@ -10,7 +10,7 @@ use comfy_table::Table;
 use comfy_table::presets;
 
 use crate::placement::Policy;
-use crate::placement::simulate::{self, Fleet, Outcome};
+use crate::placement::simulate::{self, Fleet, Lifetimes, Outcome, Rule};
 use crate::placement::trace;
 
 #[derive(Debug, Args)]
@@ -37,6 +37,13 @@ struct Simulate {
     /// Only this policy; may be given again
     #[arg(long)]
     policy: Vec<Policy>,
+    /// What lifetime_fit knows of each VM's lifetime: given, as if its request said when it ends, or learnt from those that came
+    /// before; both in turn if left out
+    #[arg(long)]
+    lifetimes: Option<Lifetimes>,
+    /// Place so many VMs that arrive in the same second in one pass, under lifetime_fit those expected to stay longest first
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pass: u32,
     /// Print JSON, with the hosts in use over time
     #[arg(long)]
     json: bool,
@@ -72,7 +79,8 @@ fn simulate(options: &Simulate) -> Result<()> {
         if options.policy.is_empty() { Policy::ALL.to_vec() } else { options.policy.clone() };
     let outcomes: Vec<_> = policies
         .into_iter()
-        .map(|policy| simulate::replay(&options.hosts, &trace, policy))
+        .flat_map(|policy| Rule::all(policy, options.lifetimes, options.pass as usize))
+        .map(|rule| simulate::replay(&options.hosts, &trace, rule))
         .collect();
     if let Some(path) = &options.svg {
         std::fs::write(path, plot::svg(&outcomes))
@@ -94,22 +102,26 @@ fn table(outcomes: &[Outcome]) -> String {
         "PEAK",
         "BOUND",
         "PACKING",
+        "2ND HALF",
         "STRANDED CPU",
         "STRANDED MEMORY",
     ]);
     for outcome in outcomes {
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
         table.add_row([
-            outcome.policy.to_string(),
+            outcome.rule.to_string(),
             outcome.placed.to_string(),
             outcome.refused.to_string(),
             format!("{:.1}", outcome.mean_hosts),
             outcome.peak_hosts.to_string(),
             format!("{:.1}", outcome.mean_bound),
             format!("{:.4}", outcome.packing),
+            format!("{:.4}", outcome.packing_late),
             percent(outcome.stranded_vcpus),
             percent(outcome.stranded_memory),
         ]);
     }
-    table.to_string()
+    // Without borders, cells still keep their distance from where those would be.
+    let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
+    lines.collect()
 }

@@ -1,6 +1,6 @@
 //! From hosts as they are stored to hosts as they are scored.
 
-use super::{HostState, HostView, Index, Resources};
+use super::{ExitClass, HostState, HostView, Index, Resources};
 use crate::domain::host::Candidate;
 
 /// The index of these hosts.
@@ -24,6 +24,7 @@ fn view(host: &Candidate) -> HostView {
         traits: host.traits.iter().cloned().collect(),
         zone: Some(host.zone.clone()),
         state,
+        exit: ExitClass::NONE,
     }
 }
 

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
-use super::{HostState, HostView, Index, Policy, Request, Resources, RoundRobin};
+use super::{ExitClass, HostState, HostView, Index, Policy, Request, Resources, RoundRobin, Stay};
 use crate::domain::id::HostId;
 
 /// What the search knows of a host, and the bits of its constraints.
@@ -20,6 +20,8 @@ struct Host {
     traits: u8,
     zone: u8,
     ready: bool,
+    /// In how many seconds it is left; none: nobody knows.
+    exit_s: Option<u64>,
 }
 
 const TRAITS: [&str; 3] = ["gpu", "nvme", "sev"];
@@ -47,6 +49,7 @@ impl Host {
             traits: random.random_range(0..8u8) & random.random_range(0..8u8),
             zone: random.random_range(0..3),
             ready: random.random_range(0..20u32) > 0,
+            exit_s: (random.random_range(0..4u32) > 0).then(|| span(random)),
         }
     }
 
@@ -60,8 +63,14 @@ impl Host {
             traits: traits(self.traits),
             zone: Some(ZONES[usize::from(self.zone)].into()),
             state: if self.ready { HostState::Ready } else { HostState::Disabled },
+            exit: self.exit_s.map_or(ExitClass::NONE, ExitClass::of),
         }
     }
+}
+
+/// Seconds from none to months, as often short as long.
+fn span(random: &mut StdRng) -> u64 {
+    random.random_range(0..64u64) << random.random_range(0..20u32)
 }
 
 struct Ask {
@@ -70,6 +79,7 @@ struct Ask {
     forbidden: u8,
     zone: Option<u8>,
     policy: Policy,
+    stay: Stay,
 }
 
 impl Ask {
@@ -85,8 +95,14 @@ impl Ask {
             required,
             forbidden,
             zone: (random.random_range(0..3u32) == 0).then(|| random.random_range(0..3)),
-            policy: [Policy::BestFit, Policy::BestFit, Policy::BestFitSum, Policy::Spread]
-                [random.random_range(0..4usize)],
+            policy: [
+                Policy::BestFit,
+                Policy::LifetimeFit,
+                Policy::LifetimeFit,
+                Policy::BestFitSum,
+                Policy::Spread,
+            ][random.random_range(0..5usize)],
+            stay: Stay { seconds: span(random), sure: random.random_range(0..2u32) == 0 },
         }
     }
 
@@ -98,6 +114,7 @@ impl Ask {
             zone: self.zone.map(|zone| ZONES[usize::from(zone)].into()),
             exclude: BTreeSet::new(),
             policy: self.policy,
+            stay: Some(self.stay),
         }
     }
 
@@ -107,6 +124,27 @@ impl Ask {
             && self.forbidden & host.traits == 0
             && self.zone.is_none_or(|zone| zone == host.zone)
             && (0..3).all(|r| host.used[r] + self.need[r] <= host.limit[r])
+    }
+
+    /// The turn of a host as the definition of `lifetime_fit` has it, from two half octaves of 64 s: 0 for every host under the
+    /// other policies.
+    fn turn(&self, host: &Host) -> (u8, u32) {
+        if self.policy != Policy::LifetimeFit {
+            return (0, 0);
+        }
+        let Some(exit_s) = host.exit_s else { return (2, 0) };
+        // Whole octaves, and whether more than a half of one is over.
+        let class = |seconds: u64| {
+            let octave = (seconds / 64 + 1).ilog2();
+            let rest = seconds + 64 - (64 << octave);
+            (2 * octave + u32::from(rest >= 32 << octave)).min(31)
+        };
+        let (own, theirs) = (class(self.stay.seconds), class(exit_s));
+        if theirs < own {
+            (1, own - theirs)
+        } else {
+            (0, if self.stay.sure { theirs - own } else { 0 })
+        }
     }
 
     /// The score as a fraction, smaller being better: the largest, the sum or the negated smallest residual.
@@ -144,12 +182,15 @@ fn play(hosts: usize, decisions: usize, seed: u64) -> usize {
         let request = ask.request();
         let chosen = index.claim(&request, &mut RoundRobin::default()).ok();
         let chosen = chosen.and_then(|id| fleet.iter().position(|host| host.id == id));
-        let best = fleet.iter().filter(|host| ask.suits(host)).map(|host| ask.score(host));
+        let suits = || fleet.iter().filter(|host| ask.suits(host));
+        let turn = suits().map(|host| ask.turn(host)).min();
+        let best = suits().filter(|host| Some(ask.turn(host)) == turn).map(|host| ask.score(host));
         let best = best.reduce(|a, b| if b.0 * a.1 < a.0 * b.1 { b } else { a });
         match (chosen, best) {
             (None, None) => refused += 1,
             (Some(at), Some(best)) => {
                 assert!(ask.suits(&fleet[at]), "decision {decision}: the chosen host does not fit");
+                assert_eq!(Some(ask.turn(&fleet[at])), turn, "decision {decision}: too early");
                 let own = ask.score(&fleet[at]);
                 assert!(
                     own.0 * best.1 == best.0 * own.1,
@@ -174,6 +215,11 @@ fn play(hosts: usize, decisions: usize, seed: u64) -> usize {
             let at = random.random_range(0..hosts);
             fleet[at].ready ^= true;
             index.upsert(fleet[at].view());
+        }
+        if random.random_range(0..4u32) == 0 {
+            let at = random.random_range(0..hosts);
+            fleet[at].exit_s = (random.random_range(0..8u32) > 0).then(|| span(&mut random));
+            assert_eq!(index.set_exit(fleet[at].id, fleet[at].view().exit), Ok(()));
         }
     }
     assert!(

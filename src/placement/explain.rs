@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
 use super::host::{Constraints, HostState, Request};
+use super::lifetime::ExitClass;
 use super::policy::Share;
 use super::resources::Resources;
 use super::summary;
@@ -24,6 +25,7 @@ pub(super) struct Class<'a> {
     pub(super) constraints: &'a Constraints,
     pub(super) limit: Resources,
     pub(super) used: Resources,
+    pub(super) exit: ExitClass,
     pub(super) excluded: bool,
     pub(super) hosts: u64,
     /// The first by id, at most [`MAX_SAMPLE`].
@@ -114,8 +116,10 @@ impl Class<'_> {
     /// Fitting classes by the policy, then those that only lack room, the closest first, then the others.
     fn order(&self, request: &Request) -> impl Ord + use<> {
         let refusals = self.other_refusals(request).len();
-        let rank =
-            self.fits(request).then(|| request.policy.rank(self.limit, self.free(), request.need));
+        let rank = self.fits(request).then(|| {
+            let rank = request.policy.rank(self.limit, self.free(), request.need);
+            (request.turn(self.exit), rank)
+        });
         let first = self.sample.first().map(|(id, _)| *id);
         (refusals, !self.has_room(request), rank, self.shortfall(request), first)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::lifetime::{ExitClass, Stay};
 use super::policy::Policy;
 use super::resources::Resources;
 use crate::domain::id::HostId;
@@ -62,6 +63,8 @@ pub struct HostView {
     pub traits: BTreeSet<String>,
     pub zone: Option<String>,
     pub state: HostState,
+    /// For `lifetime_fit`; kept by [`Guests`](super::Guests).
+    pub exit: ExitClass,
 }
 
 impl HostView {
@@ -84,11 +87,21 @@ pub struct Request {
     /// Hosts that must not be chosen, such as one that just refused a claim.
     pub exclude: BTreeSet<HostId>,
     pub policy: Policy,
+    /// For `lifetime_fit`, which without it is best fit.
+    pub stay: Option<Stay>,
 }
 
 impl Request {
     pub fn new(need: Resources, policy: Policy) -> Self {
         Self { need, policy, ..Self::default() }
+    }
+
+    /// In which turn hosts of an exit class are considered; those of a later turn only if none of an earlier one fits.
+    pub(super) fn turn(&self, host: ExitClass) -> u8 {
+        match self.stay {
+            Some(stay) if self.policy == Policy::LifetimeFit => stay.turn(host),
+            _ => 0,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::account::Explanation;
 use super::host::{Constraints, HostView, Request};
+use super::lifetime::ExitClass;
 use super::listing;
 use super::members::{Members, NONE, moved_down, moved_up};
 use super::names::Names;
@@ -94,7 +95,7 @@ impl Index {
 
     /// Adds the host, or replaces everything known of it.
     pub fn upsert(&mut self, host: HostView) {
-        let HostView { id, name, limit, used, traits, zone, state } = host;
+        let HostView { id, name, limit, used, traits, zone, state, exit } = host;
         let slot = match self.slots.binary_search_by_key(&id, |slot| slot.id) {
             Ok(at) => {
                 let slot = self.detach(at);
@@ -107,7 +108,7 @@ impl Index {
             Err(at) => self.open(at, id, &name),
         };
         let set = self.shapes.set(Constraints { state, zone, traits });
-        self.attach(slot, set, limit, used);
+        self.attach(slot, set, limit, used, exit);
         // Values that no host has any more are never taken out one by one.
         if self.shapes.all.len() > 2 * self.slots.len() + 1024 {
             *self = Self::from_hosts(self.hosts());
@@ -164,6 +165,20 @@ impl Index {
     /// The host is unknown.
     pub fn set_used(&mut self, id: HostId, used: Resources) -> Result<(), IndexError> {
         self.change(id, |_, _| Ok(used))
+    }
+
+    /// Sets in how long the host is expected to be left by all its guests.
+    ///
+    /// # Errors
+    /// The host is unknown.
+    pub fn set_exit(&mut self, id: HostId, exit: ExitClass) -> Result<(), IndexError> {
+        let at = self.slots.binary_search_by_key(&id, |slot| slot.id);
+        let at = at.ok().ok_or(IndexError::UnknownHost(id))?;
+        let class = *self.class_of(number(at));
+        let shape = *self.shapes.get(class.shape);
+        let slot = self.detach(at);
+        self.attach(slot, shape.set, shape.limit, class.used(&shape), exit);
+        Ok(())
     }
 
     /// Chooses a host by the request's policy; ties go to the smallest id. Takes nothing.
@@ -223,14 +238,15 @@ impl Index {
         if after.saturating_sub(shape.limit) == shape.over {
             self.join(slot, class.shape, shape.limit.saturating_sub(after).parts());
         } else {
-            self.attach(slot, shape.set, shape.limit, after);
+            self.attach(slot, shape.set, shape.limit, after, shape.exit);
         }
         Ok(())
     }
 
     /// Puts a host that is in no class into the class that these amounts make.
-    fn attach(&mut self, slot: u32, set: u32, limit: Resources, used: Resources) {
-        let shape = self.shapes.shape(Shape { set, limit, over: used.saturating_sub(limit) });
+    fn attach(&mut self, slot: u32, set: u32, limit: Resources, used: Resources, exit: ExitClass) {
+        let over = used.saturating_sub(limit);
+        let shape = self.shapes.shape(Shape { set, limit, over, exit });
         self.join(slot, shape, limit.saturating_sub(used).parts());
     }
 
@@ -316,6 +332,7 @@ impl Index {
             traits,
             zone,
             state,
+            exit: shape.exit,
         }
     }
 

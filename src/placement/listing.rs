@@ -46,6 +46,7 @@ fn class<'a>(
         constraints: &index.shapes.sets[shape.set as usize],
         limit: shape.limit,
         used: row.used(shape),
+        exit: shape.exit,
         excluded,
         hosts,
         sample: sample.map(named).collect(),

@@ -22,18 +22,22 @@ pub enum Policy {
     BestFitSum,
     /// The largest minimum of the three residuals; then the largest second and third smallest.
     Spread,
+    /// As best fit, but first on hosts that are in use for as long as the guest is expected to stay, and last on empty ones.
+    LifetimeFit,
     /// The next host in the order of ids after the one chosen last.
     RoundRobin,
 }
 
 impl Policy {
-    pub const ALL: [Self; 4] = [Self::BestFit, Self::BestFitSum, Self::Spread, Self::RoundRobin];
+    pub const ALL: [Self; 5] =
+        [Self::BestFit, Self::BestFitSum, Self::Spread, Self::LifetimeFit, Self::RoundRobin];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BestFit => "best_fit",
             Self::BestFitSum => "best_fit_sum",
             Self::Spread => "spread",
+            Self::LifetimeFit => "lifetime_fit",
             Self::RoundRobin => "round_robin",
         }
     }
@@ -43,7 +47,7 @@ impl Policy {
         let (limit, free, need) = (limit.parts(), free.parts(), need.parts());
         let left = |r: usize| free[r].saturating_sub(need[r]);
         match self {
-            Self::BestFit => {
+            Self::BestFit | Self::LifetimeFit => {
                 let mut parts = std::array::from_fn(|r| Share::new(left(r), limit[r], 0));
                 parts.sort_unstable_by(|a, b| b.cmp(a));
                 Rank::Least(parts)
@@ -67,7 +71,7 @@ impl fmt::Display for Policy {
 
 /// The text names no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of best_fit, best_fit_sum, spread, round_robin")]
+#[error("must be one of best_fit, best_fit_sum, spread, lifetime_fit, round_robin")]
 pub struct UnknownPolicy;
 
 impl FromStr for Policy {

@@ -19,7 +19,7 @@ struct Search<'a> {
     /// The best host so far.
     best: Option<(Rank, u32)>,
     group: &'a Group,
-    /// Under best fit: how much may be free of each resource in this group without being worse than the best.
+    /// Under best and lifetime fit: how much may be free of each resource in this group without being worse than the best.
     reach: Point,
     /// The same where that much free would be exactly as bad as the best, else more than there can be.
     edge: [u64; 3],
@@ -40,10 +40,16 @@ pub(super) fn best(index: &Index, request: &Request) -> Option<u32> {
     };
     let mut groups: Vec<_> = index.shapes.groups.iter().filter(|group| search.may(group)).collect();
     if groups.len() > 1 {
-        // The most promising group first, so that its host rules the others out early.
-        groups.sort_by_cached_key(|group| search.bound(group, search.node(group.tree.node)));
+        // In turn, and the most promising group first, so that its host rules the others out early.
+        groups.sort_by_cached_key(|group| {
+            (request.turn(group.exit), search.bound(group, search.node(group.tree.node)))
+        });
     }
     for group in groups {
+        let turn = request.turn(group.exit);
+        if search.best.is_some() && turn != request.turn(search.group.exit) {
+            break;
+        }
         search.group = group;
         search.set_reach();
         search.visit(group.tree.node);
@@ -111,7 +117,7 @@ impl<'a> Search<'a> {
             // The most that is free of the smallest host.
             Policy::Spread => (group.least, node.high),
             // The least that is free, yet fits, of the largest host.
-            Policy::BestFit | Policy::BestFitSum | Policy::RoundRobin => {
+            Policy::BestFit | Policy::LifetimeFit | Policy::BestFitSum | Policy::RoundRobin => {
                 (group.most, std::array::from_fn(|r| node.low[r].max(self.need[r])))
             }
         };
@@ -126,7 +132,7 @@ impl<'a> Search<'a> {
         }
         if let Some((best, _)) = self.best {
             // Within reach and not at its edge, a better host is possible: there is no need to rank.
-            let is_bounded = self.policy != Policy::BestFit
+            let is_bounded = !matches!(self.policy, Policy::BestFit | Policy::LifetimeFit)
                 || (0..3).any(|r| u64::from(node.low[r].max(self.need[r])) == self.edge[r]);
             if is_bounded && self.bound(self.group, node) > best {
                 return;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::host::{Constraints, Request};
+use super::lifetime::ExitClass;
 use super::members::NONE;
 use super::resources::Resources;
 use super::tree::{Point, Root};
 
-/// Constraints, limits and overload of a host.
+/// Constraints, limits, overload and exit class of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     /// Index into [`Shapes::sets`].
@@ -15,13 +16,15 @@ pub(super) struct Shape {
     pub(super) limit: Resources,
     /// What is taken above the limit. With it, what is free tells what is taken.
     pub(super) over: Resources,
+    pub(super) exit: ExitClass,
 }
 
-/// Shapes with limits so near each other that one tree orders them all, whatever their constraints.
+/// Shapes of one exit class with limits so near each other that one tree orders them all, whatever their constraints.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
     /// Hosts above their limit take nothing.
     pub(super) over: bool,
+    pub(super) exit: ExitClass,
     /// The largest limits that the group has seen.
     pub(super) most: Point,
     /// The smallest limits that the group has seen.
@@ -38,7 +41,7 @@ pub(super) struct Shapes {
     pub(super) groups: Vec<Group>,
     set_numbers: HashMap<Constraints, u32>,
     shape_numbers: HashMap<Shape, u32>,
-    group_numbers: HashMap<(bool, [u32; 3]), u32>,
+    group_numbers: HashMap<(bool, ExitClass, [u32; 3]), u32>,
 }
 
 impl Shapes {
@@ -58,9 +61,10 @@ impl Shapes {
         }
         let limit = shape.limit.parts();
         let over = shape.over != Resources::ZERO;
-        let group = *self.group_numbers.entry((over, limit.map(magnitude))).or_insert_with(|| {
+        let key = (over, shape.exit, limit.map(magnitude));
+        let group = *self.group_numbers.entry(key).or_insert_with(|| {
             let tree = Root::for_amounts(limit);
-            self.groups.push(Group { over, most: limit, least: limit, tree });
+            self.groups.push(Group { over, exit: shape.exit, most: limit, least: limit, tree });
             number(self.groups.len() - 1)
         });
         let bounds = &mut self.groups[group as usize];

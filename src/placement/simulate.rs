@@ -3,16 +3,19 @@
 mod bound;
 mod fleet;
 mod generate;
+mod rule;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::host::{HostState, HostView, Request};
 use super::index::Index;
-use super::policy::{Policy, RoundRobin};
+use super::lifetime::{ExitClass, Guests, Labels};
+use super::policy::RoundRobin;
 use super::resources::Resources;
 use super::trace::Vm;
 use crate::domain::id::HostId;
@@ -20,14 +23,17 @@ use crate::domain::id::HostId;
 use bound::Bound;
 pub use fleet::{Fleet, FleetError, HOSTS_MAX};
 pub use generate::generate;
+pub use rule::{Lifetimes, Rule, UnknownLifetimes};
 
 /// Points of a series that is drawn.
 const POINTS: u64 = 400;
 
-/// How a trace went under one policy. Means are over time, from the first arrival to the last.
+/// How a trace went under one rule. Means are over time, from the first arrival to the last; VMs that stay beyond that count
+/// until then, in the hosts as in the bound.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
-    pub policy: Policy,
+    #[serde(flatten)]
+    pub rule: Rule,
     pub placed: u64,
     /// Found no host, and went away.
     pub refused: u64,
@@ -37,6 +43,8 @@ pub struct Outcome {
     pub mean_bound: f64,
     /// `mean_hosts / mean_bound`: 1 is perfect.
     pub packing: f64,
+    /// The same over the second half of the time, when the first, empty hours no longer tell.
+    pub packing_late: f64,
     /// Free vCPUs of hosts that are in use and have not the memory for the smallest VM, as a share of all vCPUs of hosts in
     /// use; memory likewise.
     pub stranded_vcpus: f64,
@@ -46,8 +54,8 @@ pub struct Outcome {
 }
 
 /// Replays the trace, which is in the order of arrival. VMs that leave at a moment make room for those that arrive then.
-pub fn replay(fleet: &Fleet, trace: &[Vm], policy: Policy) -> Outcome {
-    Replay::new(fleet, trace, policy).run(trace)
+pub fn replay(fleet: &Fleet, trace: &[Vm], rule: impl Into<Rule>) -> Outcome {
+    Replay::new(fleet, trace, rule.into()).run(trace)
 }
 
 struct Host {
@@ -57,18 +65,21 @@ struct Host {
 }
 
 struct Replay {
-    policy: Policy,
+    rule: Rule,
     index: Index,
+    guests: Guests,
     hosts: Vec<Host>,
     bound: Bound,
     /// The smallest VM's vCPUs and memory.
     least: Resources,
     /// What is true now.
     now: u64,
+    half: u64,
     demand: [u64; 2],
     busy: Busy,
     /// Sums over time.
     sums: Sums,
+    late: [f64; 2],
     placed: u64,
     refused: u64,
     peak_hosts: u32,
@@ -98,7 +109,7 @@ struct Sums {
 }
 
 impl Replay {
-    fn new(fleet: &Fleet, trace: &[Vm], policy: Policy) -> Self {
+    fn new(fleet: &Fleet, trace: &[Vm], rule: Rule) -> Self {
         let limits: Vec<_> = fleet.limits().collect();
         let view = |(number, limit): (usize, &Resources)| HostView {
             id: host_id(number),
@@ -108,21 +119,25 @@ impl Replay {
             traits: std::collections::BTreeSet::new(),
             zone: None,
             state: HostState::Ready,
+            exit: ExitClass::NONE,
         };
         let least = trace.iter().map(|vm| vm.need).reduce(Resources::min).unwrap_or_default();
         let (first, last) =
             (trace.first().map_or(0, |vm| vm.arrival_s), trace.last().map_or(0, |vm| vm.arrival_s));
         let host = |limit: &Resources| Host { limit: *limit, used: Resources::ZERO, guests: 0 };
         Self {
-            policy,
+            rule,
+            guests: Guests::default(),
             index: Index::from_hosts(limits.iter().enumerate().map(view)),
             hosts: limits.iter().map(host).collect(),
             bound: Bound::new(&limits),
             least,
             now: first,
+            half: first.midpoint(last),
             demand: [0; 2],
             busy: Busy::default(),
             sums: Sums::default(),
+            late: [0.0; 2],
             placed: 0,
             refused: 0,
             peak_hosts: 0,
@@ -135,27 +150,72 @@ impl Replay {
         // When, which VM, which host.
         let mut departures: BinaryHeap<Reverse<(u64, usize, usize)>> = BinaryHeap::new();
         let mut cursor = RoundRobin::default();
-        for (number, vm) in trace.iter().enumerate() {
+        let mut first = 0;
+        while let Some(vm) = trace.get(first) {
             while let Some(Reverse((at, of, host))) =
                 departures.peek().copied().filter(|Reverse((at, ..))| *at <= vm.arrival_s)
             {
                 departures.pop();
                 self.advance(at);
-                self.leave(host, trace[of].need);
+                self.leave(host, of, trace[of].need);
             }
             self.advance(vm.arrival_s);
-            let Ok(id) = self.index.claim(&Request::new(vm.need, self.policy), &mut cursor) else {
-                self.refused += 1;
-                continue;
-            };
-            let host = host_number(id);
-            self.arrive(host, vm.need);
-            if let Some(lifetime_s) = vm.lifetime_s {
-                let at = vm.arrival_s.saturating_add(lifetime_s);
-                departures.push(Reverse((at, number, host)));
+            self.guests.advance(&mut self.index, self.now);
+            let together = trace[first..].iter().take(self.rule.pass.max(1));
+            let count = together.take_while(|other| other.arrival_s == vm.arrival_s).count();
+            for (number, request, labels) in self.pass(trace, first..first + count) {
+                let Ok(id) = self.index.claim(&request, &mut cursor) else {
+                    self.refused += 1;
+                    continue;
+                };
+                let (vm, host) = (trace[number], host_number(id));
+                self.arrive(host, vm.need);
+                if self.rule.lifetimes.is_some() {
+                    let (number, leaves) = (number as u64, self.leaves(&vm));
+                    self.guests.arrive(&mut self.index, number, id, labels, leaves, self.now);
+                }
+                if let Some(lifetime_s) = vm.lifetime_s {
+                    departures.push(Reverse((
+                        vm.arrival_s.saturating_add(lifetime_s),
+                        number,
+                        host,
+                    )));
+                }
             }
+            first += count;
         }
         self.outcome()
+    }
+
+    /// The requests of VMs that are placed together, in the order in which they are.
+    fn pass(&self, trace: &[Vm], rows: Range<usize>) -> Vec<(usize, Request, Labels)> {
+        let mut pass = Vec::with_capacity(rows.len());
+        for number in rows {
+            let vm = trace[number];
+            let mut request = Request::new(vm.need, self.rule.policy);
+            let mut labels = Labels::default();
+            if self.rule.lifetimes.is_some() {
+                if self.rule.lifetimes == Some(Lifetimes::Learnt) {
+                    labels = rule::labels(trace, number);
+                }
+                request.stay = Some(self.guests.stay(&labels, self.leaves(&vm), self.now));
+            }
+            pass.push((number, request, labels));
+        }
+        if self.rule.lifetimes.is_some() && pass.len() > 1 {
+            pass.sort_by_key(|(_, request, _)| {
+                let class = request.stay.map(|stay| ExitClass::of(stay.seconds));
+                Reverse((class, request.need.vcpus, request.need.memory_mib))
+            });
+        }
+        pass
+    }
+
+    /// When a VM says that it leaves, if it does.
+    fn leaves(&self, vm: &Vm) -> Option<u64> {
+        let given = self.rule.lifetimes == Some(Lifetimes::Given);
+        let lifetime_s = vm.lifetime_s.unwrap_or(u64::MAX);
+        given.then(|| vm.arrival_s.saturating_add(lifetime_s))
     }
 
     fn arrive(&mut self, host: usize, need: Resources) {
@@ -170,7 +230,7 @@ impl Replay {
         self.peak_hosts = self.peak_hosts.max(self.busy.hosts);
     }
 
-    fn leave(&mut self, host: usize, need: Resources) {
+    fn leave(&mut self, host: usize, vm: usize, need: Resources) {
         self.demand[0] -= u64::from(need.vcpus);
         self.demand[1] -= u64::from(need.memory_mib);
         self.change(host, |host| {
@@ -179,6 +239,7 @@ impl Replay {
         });
         let given = self.index.give(host_id(host), need);
         debug_assert_eq!(given, Ok(()));
+        self.guests.leave(&mut self.index, vm as u64, self.now);
     }
 
     fn change(&mut self, host: usize, change: impl FnOnce(&mut Host)) {
@@ -226,6 +287,10 @@ impl Replay {
         sums.seconds += seconds;
         sums.hosts += seconds * f64::from(busy.hosts);
         sums.bound += seconds * f64::from(bound);
+        if self.now >= self.half {
+            self.late[0] += seconds * f64::from(busy.hosts);
+            self.late[1] += seconds * f64::from(bound);
+        }
         sums.vcpus += seconds * busy.vcpus as f64;
         sums.memory_mib += seconds * busy.memory_mib as f64;
         sums.stranded_vcpus += seconds * busy.stranded_vcpus as f64;
@@ -237,13 +302,14 @@ impl Replay {
         let sums = self.sums;
         let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
         Outcome {
-            policy: self.policy,
+            rule: self.rule,
             placed: self.placed,
             refused: self.refused,
             mean_hosts: ratio(sums.hosts, sums.seconds),
             peak_hosts: self.peak_hosts,
             mean_bound: ratio(sums.bound, sums.seconds),
             packing: ratio(sums.hosts, sums.bound),
+            packing_late: ratio(self.late[0], self.late[1]),
             stranded_vcpus: ratio(sums.stranded_vcpus, sums.vcpus),
             stranded_memory: ratio(sums.stranded_memory_mib, sums.memory_mib),
             series: self.series,
@@ -262,6 +328,7 @@ fn host_number(id: HostId) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::Policy;
 
     fn vm(arrival_s: u64, lifetime_s: Option<u64>, vcpus: u32, memory_mib: u32) -> Vm {
         Vm { arrival_s, lifetime_s, need: Resources::new(vcpus, memory_mib, 0), request: 0 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use uuid::Uuid;
 
-use super::{HostState, HostView, Index, Policy, Request, Resources, RoundRobin};
+use super::{ExitClass, HostState, HostView, Index, Policy, Request, Resources, RoundRobin, Stay};
 use crate::domain::id::HostId;
 
 const TRAITS: [&str; 3] = ["gpu", "nvme", "sev"];
@@ -45,20 +45,33 @@ fn host() -> impl Strategy<Value = HostView> {
     // Like hosts are common in a fleet, and free amounts that a shrunk host no longer has are not.
     let limit =
         prop_oneof![select(vec![Resources::new(8, 8, 8), Resources::new(9, 7, 0)]), resources()];
-    (0..40u64, limit, resources(), any::<bool>(), traits(), zone(), state()).prop_map(
-        |(n, limit, used, over, traits, zone, state)| {
+    let amounts = (limit, resources(), any::<bool>());
+    (0..40u64, amounts, traits(), zone(), state(), exit()).prop_map(
+        |(n, (limit, used, over), traits, zone, state, exit)| {
             let used = if over { used } else { used.min(limit) };
-            HostView { id: id(n), name: format!("node-{n}"), limit, used, traits, zone, state }
+            let name = format!("node-{n}");
+            HostView { id: id(n), name, limit, used, traits, zone, state, exit }
         },
     )
 }
 
+fn exit() -> impl Strategy<Value = ExitClass> {
+    let known = select(vec![0, 300, 3600, 4000, 90_000, u64::MAX]).prop_map(ExitClass::of);
+    prop_oneof![1 => Just(ExitClass::NONE), 3 => known]
+}
+
+fn stay() -> impl Strategy<Value = Option<Stay>> {
+    let seconds = select(vec![0, 200, 3600, 50_000, u64::MAX]);
+    prop::option::of((seconds, any::<bool>()).prop_map(|(seconds, sure)| Stay { seconds, sure }))
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let exclude = prop::collection::btree_set((0..40u64).prop_map(id), 0..4);
-    (resources(), traits(), traits(), zone(), exclude, select(Policy::ALL.to_vec())).prop_map(
-        |(need, required, forbidden, zone, exclude, policy)| {
+    let policy = (select(Policy::ALL.to_vec()), stay());
+    (resources(), traits(), traits(), zone(), exclude, policy).prop_map(
+        |(need, required, forbidden, zone, exclude, (policy, stay))| {
             let forbidden = forbidden.difference(&required).cloned().collect();
-            Request { need, required, forbidden, zone, exclude, policy }
+            Request { need, required, forbidden, zone, exclude, policy, stay }
         },
     )
 }
@@ -68,6 +81,7 @@ enum Op {
     Upsert(HostView),
     Remove(HostId),
     SetUsed(HostId, Resources),
+    SetExit(HostId, ExitClass),
     Claim(Request),
     /// Gives back the n-th claim that is still held.
     Release(usize),
@@ -78,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => host().prop_map(Op::Upsert),
         1 => (0..40u64).prop_map(|n| Op::Remove(id(n))),
         1 => (0..40u64, resources()).prop_map(|(n, used)| Op::SetUsed(id(n), used)),
+        1 => (0..40u64, exit()).prop_map(|(n, exit)| Op::SetExit(id(n), exit)),
         6 => request().prop_map(Op::Claim),
         3 => (0..64usize).prop_map(Op::Release),
     ]
@@ -120,7 +135,7 @@ fn scores_better(a: &[(i128, i128)], b: &[(i128, i128)], policy: Policy) -> bool
         all.iter().copied().fold((1, 1), |low, x| if more(low, x) { x } else { low })
     };
     match policy {
-        Policy::BestFit => more(most(b), most(a)),
+        Policy::BestFit | Policy::LifetimeFit => more(most(b), most(a)),
         Policy::Spread => more(least(a), least(b)),
         // 3 limits of 32 bits a side do not fit 128 bits twice over, so the sum is taken in small units.
         Policy::BestFitSum => {
@@ -130,6 +145,20 @@ fn scores_better(a: &[(i128, i128)], b: &[(i128, i128)], policy: Policy) -> bool
             sum(a) < sum(b) - 1e-9
         }
         Policy::RoundRobin => false,
+    }
+}
+
+/// The kind of host, then how far its exit is from the guest's, as `lifetime_fit` prefers them.
+fn turn(host: &HostView, request: &Request) -> (u8, i32) {
+    let Some(stay) = request.stay.filter(|_| request.policy == Policy::LifetimeFit) else {
+        return (0, 0);
+    };
+    let number = |class: ExitClass| i32::from(class.number());
+    let later = number(host.exit) - number(ExitClass::of(stay.seconds));
+    match later {
+        _ if host.exit == ExitClass::NONE => (2, 0),
+        0.. => (0, if stay.sure { later } else { 0 }),
+        _ => (1, -later),
     }
 }
 
@@ -155,6 +184,11 @@ fn check_choice(
     let own = residuals(host, request);
     for other in fitting {
         let theirs = residuals(other, request);
+        let (own_turn, their_turn) = (turn(host, request), turn(other, request));
+        assert!(own_turn <= their_turn, "{} comes before {}", other.name, host.name);
+        if own_turn < their_turn {
+            continue;
+        }
         assert!(
             !scores_better(&theirs, &own, request.policy),
             "{} is better than {}",
@@ -186,6 +220,10 @@ fn play(ops: &[Op]) -> Vec<Option<HostId>> {
                 held.retain(|(of, _)| *of != id);
                 assert_eq!(index.set_used(id, used).is_ok(), model.contains_key(&id));
                 model.entry(id).and_modify(|host| host.used = used);
+            }
+            Op::SetExit(id, exit) => {
+                assert_eq!(index.set_exit(id, exit).is_ok(), model.contains_key(&id));
+                model.entry(id).and_modify(|host| host.exit = exit);
             }
             Op::Claim(request) => {
                 let last = cursor.last;
@@ -276,6 +314,7 @@ fn plain(n: u64, limit: Resources, used: Resources) -> HostView {
         traits: BTreeSet::new(),
         zone: None,
         state: HostState::Ready,
+        exit: ExitClass::NONE,
     }
 }
 
@@ -372,7 +411,7 @@ fn among_hosts_that_differ_in_constraints_only_the_smallest_id_goes_first() {
         host.zone = Some(format!("zone-{}", n % 2));
         host
     });
-    for policy in [Policy::BestFit, Policy::BestFitSum, Policy::Spread] {
+    for policy in [Policy::BestFit, Policy::LifetimeFit, Policy::BestFitSum, Policy::Spread] {
         let mut index = index(hosts.clone());
         // Each takes a whole host, so that the next goes to the next id.
         let request = Request::new(limit, policy);

@@ -55,7 +55,7 @@ pub fn svg(outcomes: &[Outcome]) -> String {
         let colour = COLOURS[row % COLOURS.len()];
         let points = outcome.series.iter().map(|(at, hosts, _)| (*at, *hosts)).collect();
         text += &line(points, colour, "");
-        text += &name(row, &format!("{} {:.3}", outcome.policy, outcome.packing), colour);
+        text += &name(row, &format!("{} {:.3}", outcome.rule, outcome.packing), colour);
     }
     if let Some(first) = outcomes.first() {
         let points = first.series.iter().map(|(at, _, bound)| (*at, *bound)).collect();
