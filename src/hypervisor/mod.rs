@@ -203,7 +203,7 @@ pub struct Stamp {
     pub boot: i64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DomainSeen {
     pub id: InstanceId,
     pub name: String,
@@ -216,7 +216,7 @@ pub struct DomainSeen {
     pub macs: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Power {
     Running,
     Paused,

@@ -3,6 +3,7 @@
 //! Every process watches every host for itself; only what changed is written, so that a quiet cloud writes nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -84,13 +85,14 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
     // It asks the host three times at most.
     let longest = ctx.config.host_call_deadline * 3 + ctx.config.database_patience;
     let mut told = None;
+    let mut still = None;
     loop {
         let now = ctx.clock.now();
         let fresh = told.is_some_and(|at| now >= at && now - at < scan);
         let looked = in_time(longest, async {
-            if !(fresh && glance(&ctx, id).await?) {
+            if !(fresh && glance(&ctx, id, &mut still).await?) {
                 look(&ctx, id).await?;
-                told = Some(now);
+                (told, still) = (Some(now), None);
             }
             Ok(())
         });
@@ -107,8 +109,9 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
 }
 
 /// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
-/// said of the host.
-async fn glance(ctx: &Context, id: HostId) -> Result<bool> {
+/// said of the host. `still`: what the domains were when all of the host's instances were at rest and as they should be; while
+/// they are the same, the instances are not read again before the next look.
+async fn glance(ctx: &Context, id: HostId, still: &mut Option<u64>) -> Result<bool> {
     let Ok(domains) = ctx.look(id, "list a host's domains", |host| host.domains()).await else {
         return Ok(false);
     };
@@ -117,7 +120,17 @@ async fn glance(ctx: &Context, id: HostId) -> Result<bool> {
     if counted.is_none_or(|counted| inventory::newest_domain(&domains, ctx.cloud) > counted) {
         return Ok(false);
     }
-    scan(ctx, id, &domains).await.map(|()| true)
+    let print = fingerprint(&domains);
+    if *still != Some(print) {
+        *still = scan(ctx, id, &domains).await?.then_some(print);
+    }
+    Ok(true)
+}
+
+fn fingerprint(domains: &[DomainSeen]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    domains.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Everything: facts, then a scan.
@@ -137,7 +150,7 @@ pub async fn look(ctx: &Context, id: HostId) -> Result<()> {
                 Err(Error::Conflict { detail, .. }) => return note_down(ctx, &host, &detail).await,
                 noted => noted?,
             }
-            scan(ctx, id, &domains).await
+            scan(ctx, id, &domains).await.map(drop)
         }
         Err(fault) => note_down(ctx, &host, &fault.message).await,
     }
@@ -232,14 +245,15 @@ async fn note_down(ctx: &Context, host: &Reached, reason: &str) -> Result<()> {
 }
 
 /// Compares what the host has with what rests in the store, and touches what differs. Writes nothing where nothing does.
-async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<()> {
+/// `true`: all rest, and are as they should be.
+async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<bool> {
     let by_id: HashMap<InstanceId, &DomainSeen> =
         domains.iter().map(|domain| (domain.id, domain)).collect();
     let rows = store::instances::on_host(&mut *ctx.conn().await?, id).await?;
     let strays: Vec<_> =
         rows.iter().filter(|row| row.rests && !at_rest(row, by_id.get(&row.id).copied())).collect();
     if strays.is_empty() {
-        return Ok(());
+        return Ok(rows.iter().all(|row| row.rests));
     }
     let now = ctx.clock.now();
     let mut conn = ctx.conn().await?;
@@ -247,7 +261,7 @@ async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<()> {
         work::touch(&mut conn, Kind::Instance, row.id.0, now).await?;
     }
     ctx.changes.wake();
-    Ok(())
+    Ok(false)
 }
 
 /// Whether the domain is as the wish and the last observation have it.
