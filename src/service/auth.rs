@@ -99,10 +99,11 @@ pub struct Origin {
 pub async fn login(app: &App, login: &Login, origin: &Origin) -> Result<LoggedIn> {
     login.password.check_length("/password")?;
     app.auth().limits.attempt(&login.user, origin.address)?;
-    let found = match login.user.contains('\0') {
-        // Nobody is called so, and PostgreSQL takes no such text.
-        true => None,
-        false => store::auth::credentials(&mut *app.conn().await?, &login.user).await?,
+    // Nobody is called so, and PostgreSQL takes no such text.
+    let found = if login.user.contains('\0') {
+        None
+    } else {
+        store::auth::credentials(&mut *app.conn().await?, &login.user).await?
     };
     let kept = found.as_ref().map(|user| user.password_hash.clone());
     let right = app.auth().passwords.verify(&login.password, kept).await?;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::harness::Api;
 
 /// Values of a strategy: the same in each run, unless `PILEUS_FUZZ_SEED` says otherwise; `PILEUS_FUZZ_EXAMPLES` says how many.
+#[expect(clippy::disallowed_methods, reason = "`make fuzz` steers by variables")]
 fn some<T>(strategy: impl Strategy<Value = T>, usual: usize) -> Vec<T> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let mut seed = [7; 32];
