@@ -10,8 +10,11 @@ use super::members::NONE;
 /// Amounts in the order of `Resources::parts`.
 pub(super) type Point = [u32; 3];
 
+/// Most levels of inner nodes: each tells one bit of the three amounts apart.
+pub(super) const DEPTH: usize = 96;
+
 /// How many items a leaf holds before it is split. Items at one point are never split.
-const LEAF: usize = 8;
+const LEAF: usize = 12;
 
 /// The nodes of many trees.
 #[derive(Debug, Clone, Default)]
