@@ -103,7 +103,7 @@ fn row(record: &csv::StringRecord, places: [usize; 5], hosts: &[Resources]) -> R
 }
 
 fn number<T: FromStr>(column: usize, text: &str, must: &str) -> Result<T, String> {
-    text.parse().map_err(|_: T::Err| {
+    text.parse().map_err(|_not_one: T::Err| {
         let column = COLUMNS[column];
         if text.is_empty() {
             return format!("{column} is missing: must be {must}");

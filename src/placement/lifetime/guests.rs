@@ -20,7 +20,7 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Clone, Default)]
 pub struct Guests {
     learner: Learner,
-    guests: HashMap<u64, Guest>,
+    present: HashMap<u64, Guest>,
     hosts: HashMap<HostId, Host>,
     /// When to look again at whom.
     due: BinaryHeap<Reverse<(u64, Due)>>,
@@ -82,13 +82,13 @@ impl Guests {
         let new =
             Guest { host, since_s: now_s, exit_s, sure: leaves_s.is_some(), labels, noted: 0 };
         self.expect(guest, &new);
-        self.guests.insert(guest, new);
+        self.present.insert(guest, new);
         self.classify(index, host, now_s);
     }
 
     /// A guest has left; what its stay was is learnt. Unknown ones are passed over.
     pub fn leave(&mut self, index: &mut Index, guest: u64, now_s: u64) {
-        if let Some(gone) = self.guests.get(&guest) {
+        if let Some(gone) = self.present.get(&guest) {
             let age = bucket(now_s.saturating_sub(gone.since_s));
             self.learner.note(&gone.labels, gone.noted, age, true);
         }
@@ -112,7 +112,7 @@ impl Guests {
 
     /// A guest is still there at the moment when it was expected to leave.
     fn outlived(&mut self, index: &mut Index, number: u64, at: u64, now_s: u64) {
-        let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.exit_s == at) else {
+        let Some(guest) = self.present.get_mut(&number).filter(|guest| guest.exit_s == at) else {
             return;
         };
         let lived_s = now_s.saturating_sub(guest.since_s);
@@ -138,7 +138,7 @@ impl Guests {
     }
 
     fn forget(&mut self, index: &mut Index, number: u64, now_s: u64) {
-        let Some(guest) = self.guests.remove(&number) else { return };
+        let Some(guest) = self.present.remove(&number) else { return };
         if let Some(host) = self.hosts.get_mut(&guest.host) {
             host.exits.remove(&(guest.exit_s, number));
         }
@@ -147,10 +147,10 @@ impl Guests {
             self.hosts.remove(&guest.host);
         }
         // What is due for nobody any more is dropped before it outweighs the rest.
-        if self.due.len() > 4 * (self.guests.len() + self.hosts.len()) + 1024 {
-            let (guests, hosts) = (&self.guests, &self.hosts);
+        if self.due.len() > 4 * (self.present.len() + self.hosts.len()) + 1024 {
+            let (present, hosts) = (&self.present, &self.hosts);
             self.due.retain(|Reverse((at, due))| match due {
-                Due::Guest(guest) => guests.get(guest).is_some_and(|known| known.exit_s == *at),
+                Due::Guest(guest) => present.get(guest).is_some_and(|known| known.exit_s == *at),
                 Due::Host(host) => hosts.get(host).is_some_and(|known| known.falls_s == *at),
             });
         }
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(class(&index, 0), ExitClass::of(0), "the other is late");
         guests.leave(&mut index, 1, 80_000);
         assert_eq!(class(&index, 0), ExitClass::NONE);
-        assert!(guests.hosts.is_empty() && guests.guests.is_empty());
+        assert!(guests.hosts.is_empty() && guests.present.is_empty());
     }
 
     #[test]
@@ -264,12 +264,12 @@ mod tests {
                     there.insert(guest, to);
                 }
                 for n in 0..4 {
-                    let exits = guests.guests.values().filter(|guest| guest.host == host(n));
+                    let exits = guests.present.values().filter(|guest| guest.host == host(n));
                     let latest = exits.map(|guest| guest.exit_s.saturating_sub(now)).max();
                     prop_assert_eq!(class(&index, n), latest.map_or(ExitClass::NONE, ExitClass::of));
                 }
-                prop_assert_eq!(guests.guests.len(), there.len());
-                prop_assert!(guests.guests.values().all(|guest| guest.sure || guest.exit_s > now));
+                prop_assert_eq!(guests.present.len(), there.len());
+                prop_assert!(guests.present.values().all(|guest| guest.sure || guest.exit_s > now));
                 prop_assert!(guests.due.len() <= 4 * 17 + 1024);
             }
             guests.advance(&mut index, u64::MAX);
