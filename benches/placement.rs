@@ -256,6 +256,18 @@ fn instructions(form: &str) -> Option<f64> {
     Some((count(DECISIONS)? - count(0)?) / DECISIONS as f64)
 }
 
+/// Every host is emptied and filled to another one's level, in random order, so that the index has seen many classes.
+fn churn(index: &mut Index, flat: &Flat) {
+    let mut random = StdRng::seed_from_u64(3);
+    let hosts = flat.free[0].len();
+    for _ in 0..2 * hosts {
+        let (host, like) = (random.random_range(0..hosts), random.random_range(0..hosts));
+        let used = std::array::from_fn(|r| LIMIT[r] - flat.free[r][like]);
+        let id = HostId(Uuid::from_u64_pair(1, host as u64));
+        index.set_used(id, resources(used)).expect("the host is there");
+    }
+}
+
 /// A row of the table: what, its value, and the value that is to be reached.
 fn row(what: &str, value: f64, reach: f64) {
     let verdict = if value <= reach { "yes" } else { "no" };
@@ -279,6 +291,8 @@ fn measure(hosts: usize, reach: Option<f64>) {
         [Policy::BestFit, Policy::BestFitSum, Policy::Spread, Policy::RoundRobin]
             .map(|policy| place_and_release(&mut index, policy, 0));
     let explain = explain(&index);
+    churn(&mut index, &flat);
+    let churned = (ALLOCATED.load(Ordering::Relaxed) - before) as f64 / hosts as f64;
     // A third of the hosts in each of three exit classes.
     for host in 0..hosts {
         let exit = ExitClass::of([60, 7200, 500_000][host % 3]);
@@ -306,6 +320,7 @@ fn measure(hosts: usize, reach: Option<f64>) {
         row(&format!("8 sets of constraints, any will do, ÷ 1 at {hosts} hosts"), any / best, 2.0);
         row(&format!("8 sets of constraints, one asked, ÷ 1 at {hosts} hosts"), one / best, 2.0);
         row(&format!("bytes a host, ids and names with it, at {hosts} hosts"), bytes, 64.0);
+        row(&format!("the same after {} changes", 2 * hosts), churned, 64.0);
     }
 }
 

@@ -26,6 +26,14 @@ pub(super) struct Forest {
     path: Vec<(u32, usize)>,
 }
 
+/// Adds to a list that is as large as the fleet: its room grows by an eighth, since twice would be most of the index's memory.
+pub(super) fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 16);
+    }
+    list.push(item);
+}
+
 /// Where an item lies, and bits that a search can ask for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -298,7 +306,7 @@ impl Forest {
             self.nodes[spare as usize] = node;
             return spare;
         }
-        self.nodes.push(node);
+        push(&mut self.nodes, node);
         // Fewer nodes than twice the hosts, whose slots are u32.
         u32::try_from(self.nodes.len() - 1).unwrap_or(NONE)
     }
