@@ -74,7 +74,8 @@ pub fn run(options: Options) -> Result<()> {
 fn simulate(options: &Simulate) -> Result<()> {
     let path = options.trace.display();
     let text = std::fs::read(&options.trace).with_context(|| format!("{path} cannot be read"))?;
-    let trace = trace::read(&text).with_context(|| format!("{path} is no trace"))?;
+    let trace = trace::read(&text, &options.hosts.kinds())
+        .with_context(|| format!("{path} is no trace"))?;
     let policies =
         if options.policy.is_empty() { Policy::ALL.to_vec() } else { options.policy.clone() };
     let outcomes: Vec<_> = policies
@@ -124,4 +125,21 @@ fn table(outcomes: &[Outcome]) -> String {
     // Without borders, cells still keep their distance from where those would be.
     let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_no_space_at_either_end_of_a_line_and_a_row_for_each_source_of_lifetimes() {
+        let fleet = "64c256g:20".parse().unwrap();
+        let trace = simulate::generate(300, 1);
+        let rules = Policy::ALL.into_iter().flat_map(|policy| Rule::all(policy, None, 1));
+        let text =
+            table(&rules.map(|rule| simulate::replay(&fleet, &trace, rule)).collect::<Vec<_>>());
+        assert!(text.lines().all(|line| line == line.trim()), "{text}");
+        assert!(text.contains("lifetime_fit (given)") && text.contains("lifetime_fit (learnt)"));
+        assert_eq!(text.lines().count(), Policy::ALL.len() + 2);
+    }
 }

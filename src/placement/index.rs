@@ -10,7 +10,7 @@ use super::policy::{Policy, RoundRobin};
 use super::resources::Resources;
 use super::search;
 use super::shapes::{Shape, Shapes, mark};
-use super::tree::{Forest, Place, Point};
+use super::tree::{Forest, Place, Point, push};
 use crate::domain::id::HostId;
 
 /// No host can take the request; [`Index::explain`] says why.
@@ -266,7 +266,7 @@ impl Index {
             |class| classes[class as usize].place(shapes),
         );
         if class as usize == self.classes.len() {
-            self.classes.push(row);
+            push(&mut self.classes, row);
         }
         let class_row = &mut self.classes[class as usize];
         if class_row.hosts == 0 {

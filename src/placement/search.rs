@@ -6,7 +6,7 @@ use super::members::NONE;
 use super::policy::{Policy, Rank, Share};
 use super::resources::Resources;
 use super::shapes::{Admitted, Group};
-use super::tree::{Body, Node, Point};
+use super::tree::{Body, DEPTH, Node, Point};
 
 /// One search.
 struct Search<'a> {
@@ -38,13 +38,19 @@ pub(super) fn best(index: &Index, request: &Request) -> Option<u32> {
         reach: [u32::MAX; 3],
         edge: [u64::MAX; 3],
     };
-    let mut groups: Vec<_> = index.shapes.groups.iter().filter(|group| search.may(group)).collect();
-    if groups.len() > 1 {
-        // In turn, and the most promising group first, so that its host rules the others out early.
-        groups.sort_by_cached_key(|group| {
-            (request.turn(group.exit), search.bound(group, search.node(group.tree.node)))
-        });
-    }
+    let mut groups = index.shapes.groups.iter().filter(|group| search.may(group));
+    let first = groups.next()?;
+    let Some(second) = groups.next() else {
+        // Most clouds have one kind of host: no list is made for it.
+        search.group = first;
+        search.visit(first.tree.node);
+        return search.best.map(|(_, slot)| slot);
+    };
+    let mut groups: Vec<_> = [first, second].into_iter().chain(groups).collect();
+    // In turn, and the most promising group first, so that its host rules the others out early.
+    groups.sort_by_cached_key(|group| {
+        (request.turn(group.exit), search.bound(group, search.node(group.tree.node)))
+    });
     for group in groups {
         let turn = request.turn(group.exit);
         if search.best.is_some() && turn != request.turn(search.group.exit) {
@@ -125,27 +131,33 @@ impl<'a> Search<'a> {
         self.policy.rank(Resources::from_parts(limit), Resources::from_parts(free), need)
     }
 
-    fn visit(&mut self, at: u32) {
-        let node = self.node(at);
-        if !self.may_below(node) || (0..3).any(|r| node.low[r] > self.reach[r]) {
-            return;
-        }
-        if let Some((best, _)) = self.best {
-            // Within reach and not at its edge, a better host is possible: there is no need to rank.
-            let is_bounded = !matches!(self.policy, Policy::BestFit | Policy::LifetimeFit)
-                || (0..3).any(|r| u64::from(node.low[r].max(self.need[r])) == self.edge[r]);
-            if is_bounded && self.bound(self.group, node) > best {
-                return;
+    fn visit(&mut self, root: u32) {
+        // What is still to be seen: at most one node a level.
+        let (mut open, mut count) = ([root; DEPTH + 1], 1);
+        while count > 0 {
+            count -= 1;
+            let node = self.node(open[count]);
+            let may = |r: usize| node.low[r] <= self.reach[r] && self.need[r] <= node.high[r];
+            if !(may(0) && may(1) && may(2)) || node.marks & self.admitted.marks == 0 {
+                continue;
             }
-        }
-        match &node.body {
-            Body::Inner { kids: [few, much], .. } => {
-                let order = if self.policy == Policy::Spread { [much, few] } else { [few, much] };
-                for kid in order {
-                    self.visit(*kid);
+            if let Some((best, _)) = self.best {
+                // Within reach and not at its edge, a better host is possible: there is no need to rank.
+                let is_bounded = !matches!(self.policy, Policy::BestFit | Policy::LifetimeFit)
+                    || (0..3).any(|r| u64::from(node.low[r].max(self.need[r])) == self.edge[r]);
+                if is_bounded && self.bound(self.group, node) > best {
+                    continue;
                 }
             }
-            Body::Leaf(classes) => classes.iter().for_each(|class| self.weigh(*class)),
+            match &node.body {
+                Body::Inner { kids: [few, much], .. } => {
+                    let swap = self.policy == Policy::Spread;
+                    let [first, second] = if swap { [much, few] } else { [few, much] };
+                    (open[count], open[count + 1]) = (*second, *first);
+                    count += 2;
+                }
+                Body::Leaf(classes) => classes.iter().for_each(|class| self.weigh(*class)),
+            }
         }
     }
 
@@ -164,9 +176,13 @@ impl<'a> Search<'a> {
             return;
         }
         let Some(slot) = self.index.first_allowed(class.root, 0, &self.excluded) else { return };
-        if self.best.is_none_or(|best| (rank, slot) < best) {
-            self.best = Some((rank, slot));
-            self.set_reach();
+        match self.best {
+            // As good, so that the reach stays.
+            Some((best, other)) if best == rank => self.best = Some((best, slot.min(other))),
+            _ => {
+                self.best = Some((rank, slot));
+                self.set_reach();
+            }
         }
     }
 

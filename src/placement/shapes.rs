@@ -86,7 +86,13 @@ impl Shapes {
 
     /// The sets that the request may use.
     pub(super) fn admitted(&self, request: &Request) -> Admitted {
-        let sets: Vec<_> = self.sets.iter().map(|set| set.admit(request)).collect();
+        let admit = self.sets.iter().map(|set| set.admit(request));
+        if self.sets.len() <= MARKS {
+            let marks = (0..).zip(admit).filter(|(_, admitted)| *admitted);
+            let marks = marks.map(|(set, _)| mark(set)).fold(0, |all, one| all | one);
+            return Admitted { sets: Vec::new(), marks };
+        }
+        let sets: Vec<_> = admit.collect();
         let admitted = (0..).zip(&sets).filter(|(_, admitted)| **admitted);
         let marks = admitted.map(|(set, _)| mark(set)).fold(0, |all, one| all | one);
         Admitted { sets, marks }
@@ -95,6 +101,7 @@ impl Shapes {
 
 /// The sets of constraints that a request may use.
 pub(super) struct Admitted {
+    /// Empty where the marks tell all.
     sets: Vec<bool>,
     /// The marks of those sets. With more than 64 sets some share a mark, so that it only hints.
     pub(super) marks: u64,
@@ -102,9 +109,13 @@ pub(super) struct Admitted {
 
 impl Admitted {
     pub(super) fn has(&self, shape: &Shape) -> bool {
-        shape.over == Resources::ZERO && self.sets[shape.set as usize]
+        let admitted = self.sets.get(shape.set as usize).copied();
+        shape.over == Resources::ZERO && admitted.unwrap_or(self.marks & mark(shape.set) != 0)
     }
 }
+
+/// How many marks there are.
+const MARKS: usize = u64::BITS as usize;
 
 /// Classes whose hosts have this set bear this mark in their tree.
 pub(super) fn mark(set: u32) -> u64 {

@@ -365,4 +365,23 @@ mod tests {
             replay(&fleet, &trace, Policy::BestFit)
         );
     }
+
+    #[test]
+    fn who_says_when_it_leaves_is_packed_better_and_a_guess_costs_little() {
+        let fleet: Fleet = "64c256g:200".parse().unwrap();
+        let trace = generate(6000, 3);
+        let rule = |lifetimes, pass| Rule { policy: Policy::LifetimeFit, lifetimes, pass };
+        let best = replay(&fleet, &trace, Policy::BestFit);
+        let learnt = replay(&fleet, &trace, rule(Some(Lifetimes::Learnt), 1));
+        let given = replay(&fleet, &trace, rule(Some(Lifetimes::Given), 1));
+        assert!(given.packing < best.packing, "{} {}", given.packing, best.packing);
+        assert!(learnt.packing < best.packing * 1.02, "{} {}", learnt.packing, best.packing);
+        for outcome in [&learnt, &given] {
+            assert_eq!(outcome.placed, best.placed);
+            assert!((outcome.mean_bound - best.mean_bound).abs() < 1e-9);
+        }
+        let passes = replay(&fleet, &trace, rule(Some(Lifetimes::Learnt), 1000));
+        assert_eq!(passes.placed, best.placed);
+        assert_eq!(learnt, replay(&fleet, &trace, rule(Some(Lifetimes::Learnt), 1)));
+    }
 }

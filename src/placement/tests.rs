@@ -76,6 +76,15 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
+fn ratio() -> impl Strategy<Value = f64> {
+    select(vec![0.0, 1e-9, 0.5, 1.0, 16.0, 1e9])
+}
+
+fn real() -> impl Strategy<Value = Resources> {
+    let amount = || select(vec![0, 1, 64, 262_144, u32::MAX]);
+    (amount(), amount(), amount()).prop_map(|(v, m, d)| Resources::new(v, m, d))
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Upsert(HostView),
@@ -291,6 +300,33 @@ proptest! {
     #[test]
     fn the_same_operations_lead_to_the_same_choices(ops in prop::collection::vec(op(), 1..30)) {
         prop_assert_eq!(play(&ops), play(&ops));
+    }
+
+    /// Ratios from nothing to a thousand million on hosts from nothing to the largest, each host shrunk below what it carries and
+    /// grown again: whatever is asked, the choices are those of the model, and what is taken can be given back.
+    #[test]
+    fn no_ratio_and_no_shrinking_host_overflows(
+        hosts in prop::collection::vec((real(), ratio(), ratio()), 1..8),
+        asks in prop::collection::vec((request(), 0..8u64, ratio()), 1..20),
+    ) {
+        let limited = |real: Resources, ratio: f64| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+            Resources::from_parts(real.parts().map(|one| (f64::from(one) * ratio) as u32))
+        };
+        let mut ops = Vec::new();
+        for (n, (real, first, second)) in (0..).zip(&hosts) {
+            let host = plain(n, limited(*real, *first), Resources::ZERO);
+            ops.push(Op::Upsert(host.clone()));
+            ops.extend(asks.iter().take(4).map(|(ask, ..)| Op::Claim(ask.clone())));
+            // It carries what the first ratio let it.
+            ops.push(Op::Upsert(HostView { limit: limited(*real, *second), used: host.limit, ..host }));
+        }
+        for (ask, host, ratio) in asks {
+            ops.push(Op::Claim(ask));
+            ops.push(Op::SetUsed(id(host), limited(Resources::new(u32::MAX, 1, 9), ratio)));
+            ops.push(Op::Release(usize::try_from(host).unwrap_or(0)));
+        }
+        play(&ops);
     }
 
     #[test]

@@ -10,8 +10,11 @@ use super::members::NONE;
 /// Amounts in the order of `Resources::parts`.
 pub(super) type Point = [u32; 3];
 
+/// Most levels of inner nodes: each tells one bit of the three amounts apart.
+pub(super) const DEPTH: usize = 96;
+
 /// How many items a leaf holds before it is split. Items at one point are never split.
-const LEAF: usize = 8;
+const LEAF: usize = 12;
 
 /// The nodes of many trees.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +24,14 @@ pub(super) struct Forest {
     spare: Vec<u32>,
     /// The way down to an item that is removed, kept to spare an allocation.
     path: Vec<(u32, usize)>,
+}
+
+/// Adds to a list that is as large as the fleet: its room grows by an eighth, since twice would be most of the index's memory.
+pub(super) fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 16);
+    }
+    list.push(item);
 }
 
 /// Where an item lies, and bits that a search can ask for.
@@ -295,7 +306,7 @@ impl Forest {
             self.nodes[spare as usize] = node;
             return spare;
         }
-        self.nodes.push(node);
+        push(&mut self.nodes, node);
         // Fewer nodes than twice the hosts, whose slots are u32.
         u32::try_from(self.nodes.len() - 1).unwrap_or(NONE)
     }

@@ -20,7 +20,7 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Clone, Default)]
 pub struct Guests {
     learner: Learner,
-    guests: HashMap<u64, Guest>,
+    present: HashMap<u64, Guest>,
     hosts: HashMap<HostId, Host>,
     /// When to look again at whom.
     due: BinaryHeap<Reverse<(u64, Due)>>,
@@ -82,13 +82,13 @@ impl Guests {
         let new =
             Guest { host, since_s: now_s, exit_s, sure: leaves_s.is_some(), labels, noted: 0 };
         self.expect(guest, &new);
-        self.guests.insert(guest, new);
+        self.present.insert(guest, new);
         self.classify(index, host, now_s);
     }
 
     /// A guest has left; what its stay was is learnt. Unknown ones are passed over.
     pub fn leave(&mut self, index: &mut Index, guest: u64, now_s: u64) {
-        if let Some(gone) = self.guests.get(&guest) {
+        if let Some(gone) = self.present.get(&guest) {
             let age = bucket(now_s.saturating_sub(gone.since_s));
             self.learner.note(&gone.labels, gone.noted, age, true);
         }
@@ -112,7 +112,7 @@ impl Guests {
 
     /// A guest is still there at the moment when it was expected to leave.
     fn outlived(&mut self, index: &mut Index, number: u64, at: u64, now_s: u64) {
-        let Some(guest) = self.guests.get_mut(&number).filter(|guest| guest.exit_s == at) else {
+        let Some(guest) = self.present.get_mut(&number).filter(|guest| guest.exit_s == at) else {
             return;
         };
         let lived_s = now_s.saturating_sub(guest.since_s);
@@ -138,7 +138,7 @@ impl Guests {
     }
 
     fn forget(&mut self, index: &mut Index, number: u64, now_s: u64) {
-        let Some(guest) = self.guests.remove(&number) else { return };
+        let Some(guest) = self.present.remove(&number) else { return };
         if let Some(host) = self.hosts.get_mut(&guest.host) {
             host.exits.remove(&(guest.exit_s, number));
         }
@@ -147,10 +147,10 @@ impl Guests {
             self.hosts.remove(&guest.host);
         }
         // What is due for nobody any more is dropped before it outweighs the rest.
-        if self.due.len() > 4 * (self.guests.len() + self.hosts.len()) + 1024 {
-            let (guests, hosts) = (&self.guests, &self.hosts);
+        if self.due.len() > 4 * (self.present.len() + self.hosts.len()) + 1024 {
+            let (present, hosts) = (&self.present, &self.hosts);
             self.due.retain(|Reverse((at, due))| match due {
-                Due::Guest(guest) => guests.get(guest).is_some_and(|known| known.exit_s == *at),
+                Due::Guest(guest) => present.get(guest).is_some_and(|known| known.exit_s == *at),
                 Due::Host(host) => hosts.get(host).is_some_and(|known| known.falls_s == *at),
             });
         }
@@ -177,6 +177,102 @@ impl Guests {
             if falls_s != NEVER {
                 self.due.push(Reverse((falls_s, Due::Host(id))));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::placement::{HostState, HostView, Resources};
+
+    fn host(n: u64) -> HostId {
+        HostId(Uuid::from_u64_pair(0, n))
+    }
+
+    fn index() -> Index {
+        Index::from_hosts((0..4).map(|n| HostView {
+            id: host(n),
+            name: String::new(),
+            limit: Resources::new(64, 64, 0),
+            used: Resources::ZERO,
+            traits: BTreeSet::new(),
+            zone: None,
+            state: HostState::Ready,
+            exit: ExitClass::NONE,
+        }))
+    }
+
+    fn class(index: &Index, n: u64) -> ExitClass {
+        index.host(host(n)).unwrap().exit
+    }
+
+    #[test]
+    fn a_host_is_left_with_its_last_guest_and_comes_nearer_to_that_as_time_passes() {
+        let (mut index, mut guests, none) = (index(), Guests::default(), Labels::default());
+        guests.arrive(&mut index, 1, host(0), none, Some(1000), 0);
+        guests.arrive(&mut index, 2, host(0), none, Some(90_000), 0);
+        assert_eq!(class(&index, 0), ExitClass::of(90_000));
+        guests.advance(&mut index, 80_000);
+        assert_eq!(class(&index, 0), ExitClass::of(10_000));
+        guests.leave(&mut index, 2, 80_000);
+        assert_eq!(class(&index, 0), ExitClass::of(0), "the other is late");
+        guests.leave(&mut index, 1, 80_000);
+        assert_eq!(class(&index, 0), ExitClass::NONE);
+        assert!(guests.hosts.is_empty() && guests.present.is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_outlives_its_guess_is_thought_to_stay_for_longer() {
+        let (mut index, mut guests) = (index(), Guests::default());
+        let labels = Labels::default().with("ci");
+        for n in 0..200 {
+            guests.arrive(&mut index, n, host(1), labels, None, n * 1000);
+            guests.leave(&mut index, n, n * 1000 + 600);
+        }
+        let start = 1_000_000;
+        guests.arrive(&mut index, 999, host(0), labels, None, start);
+        let first = class(&index, 0);
+        assert!(first < ExitClass::of(3600), "{first:?}");
+        guests.advance(&mut index, start + 40_000);
+        assert!(class(&index, 0) > first, "still there after eleven hours");
+        assert!(guests.learner().remaining(&labels, 40_000, 0.5) > 3600);
+    }
+
+    proptest! {
+        /// Guests come, go and are late in any order: each host's class is always that of the latest exit on it, and neither
+        /// memory nor work is left behind.
+        #[test]
+        fn every_class_is_that_of_the_latest_exit(
+            ops in prop::collection::vec((0..12u64, 0..5u64, prop::option::of(0..50_000u64), 0..9000u64), 1..120),
+        ) {
+            let (mut index, mut guests) = (index(), Guests::default());
+            let (mut now, mut there) = (0, BTreeMap::new());
+            for (guest, to, stay, wait) in ops {
+                now += wait;
+                guests.advance(&mut index, now);
+                if there.remove(&guest).is_some() {
+                    guests.leave(&mut index, guest, now);
+                } else {
+                    let labels = Labels::default().with(&to.to_string());
+                    guests.arrive(&mut index, guest, host(to), labels, stay.map(|s| now + s), now);
+                    there.insert(guest, to);
+                }
+                for n in 0..4 {
+                    let exits = guests.present.values().filter(|guest| guest.host == host(n));
+                    let latest = exits.map(|guest| guest.exit_s.saturating_sub(now)).max();
+                    prop_assert_eq!(class(&index, n), latest.map_or(ExitClass::NONE, ExitClass::of));
+                }
+                prop_assert_eq!(guests.present.len(), there.len());
+                prop_assert!(guests.present.values().all(|guest| guest.sure || guest.exit_s > now));
+                prop_assert!(guests.due.len() <= 4 * 17 + 1024);
+            }
+            guests.advance(&mut index, u64::MAX);
         }
     }
 }

@@ -22,6 +22,11 @@ pub struct FleetError {
 }
 
 impl Fleet {
+    /// The limit of each kind of host.
+    pub fn kinds(&self) -> Vec<Resources> {
+        self.0.iter().map(|(limit, _)| *limit).collect()
+    }
+
     /// The limit of each host.
     pub fn limits(&self) -> impl Iterator<Item = Resources> {
         self.0.iter().flat_map(|(limit, count)| std::iter::repeat_n(*limit, *count as usize))
