@@ -167,8 +167,7 @@ pub async fn get(
     scope: Option<TenantId>,
     id: InstanceId,
 ) -> Result<Option<Record>> {
-    let record = sqlx::query_as(GET).bind(id).bind(scope).fetch_optional(conn).await?;
-    Ok(record)
+    Ok(sqlx::query_as(GET).bind(id).bind(scope).fetch_optional(conn).await?)
 }
 
 /// The same, locked until the transaction ends: for a change of the wish.

@@ -396,6 +396,5 @@ impl Trial<'_> {
 
 /// 52:54, and the address.
 fn derived(address: Ipv4Addr) -> String {
-    let octets = address.octets().map(|octet| format!("{octet:02x}"));
-    format!("52:54:{}", octets.join(":"))
+    format!("52:54:{}", address.octets().map(|octet| format!("{octet:02x}")).join(":"))
 }
