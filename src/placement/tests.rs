@@ -1,5 +1,8 @@
 //! Properties of placement against an independent, naive model.
 
+#[cfg(test)]
+mod cases;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -358,114 +361,4 @@ fn index(hosts: impl IntoIterator<Item = HostView>) -> Index {
     let mut index = Index::new();
     hosts.into_iter().for_each(|host| index.upsert(host));
     index
-}
-
-fn summary(index: &Index, request: &Request) -> (String, String) {
-    let account = index.explain(request, &RoundRobin::default());
-    (account.summary.clone(), account.redacted().summary)
-}
-
-#[test]
-fn a_refusal_names_the_closest_host_what_it_lacks_and_what_would_do() {
-    let limit = Resources::new(32, 65_536, 1000);
-    let hosts = (1..=3).map(|n| {
-        let used = Resources::new(if n == 2 { 8 } else { 20 }, 1024, 100);
-        plain(n, limit, used)
-    });
-    let index = index(hosts);
-    let request = Request::new(Resources::new(64, 2048, 10), Policy::BestFit);
-    let (told, redacted) = summary(&index, &request);
-    assert_eq!(
-        told,
-        "no host has room: need 64 vCPU, 2048 MiB, 10 GiB; the closest of 3 hosts, node-2, lacks 40 vCPU; \
-         no host that may be used is so large, even when empty; it would fit if it needed 24 vCPU, 2048 MiB, 10 GiB"
-    );
-    assert_eq!(redacted, told.replace(", node-2,", ""));
-}
-
-#[test]
-fn a_disabled_host_with_room_is_told_as_the_one_that_would_do() {
-    let limit = Resources::new(8, 8192, 100);
-    let full = plain(1, limit, Resources::new(8, 8192, 0));
-    let disabled = HostView { state: HostState::Disabled, ..plain(2, limit, Resources::ZERO) };
-    let request = Request::new(Resources::new(2, 512, 10), Policy::BestFit);
-    let account = index([full, disabled]).explain(&request, &RoundRobin::default());
-    let change = super::WouldFit::HostReady {
-        state: HostState::Disabled,
-        hosts: 1,
-        host: Some(super::NamedHost { id: id(2), name: "node-2".into() }),
-    };
-    assert!(account.would_fit_if.contains(&change), "{account:?}");
-    assert_eq!(account.fitting_when_empty, 1);
-}
-
-#[test]
-fn an_empty_cloud_says_so() {
-    let request = Request::new(Resources::new(1, 1, 1), Policy::BestFit);
-    let (told, _) = summary(&Index::new(), &request);
-    assert_eq!(told, "no host has room: need 1 vCPU, 1 MiB, 1 GiB; the cloud has no hosts");
-}
-
-#[test]
-fn an_explanation_stays_small_whatever_the_fleet_and_the_names() {
-    let long = "x".repeat(300);
-    let hosts = (0..100u32).map(|n| {
-        let mut host =
-            plain(u64::from(n), Resources::new(8, 8192 + n, 100), Resources::new(8, n, 0));
-        host.name = format!("{long}{n}");
-        host.zone = Some(format!("{long}{n}"));
-        host.traits = (0..100).map(|t| format!("{t}{long}")).collect();
-        host
-    });
-    let mut request = Request::new(Resources::new(2, 512, 10), Policy::Spread);
-    request.zone = Some(long.clone());
-    request.required = (0..100).map(|t| format!("no{t}{long}")).collect();
-    let account = index(hosts).explain(&request, &RoundRobin::default());
-    let size = serde_json::to_vec(&account).unwrap().len();
-    assert!(size < 20_000, "{size} bytes");
-    assert!(account.summary.len() < 1000, "{}", account.summary);
-    assert_eq!(account.classes_left_out, 100 - 8);
-}
-
-#[test]
-fn round_robin_goes_around_and_skips_the_full() {
-    let limit = Resources::new(1, 1, 1);
-    let index =
-        index((0..4).map(|n| plain(n, limit, if n == 2 { limit } else { Resources::ZERO })));
-    let request = Request::new(limit, Policy::RoundRobin);
-    let mut cursor = RoundRobin::default();
-    let order: Vec<_> = (0..5).map(|_| index.place(&request, &mut cursor).unwrap()).collect();
-    assert_eq!(order, [0, 1, 3, 0, 1].map(id));
-}
-
-#[test]
-fn among_hosts_that_differ_in_constraints_only_the_smallest_id_goes_first() {
-    let limit = Resources::new(8, 8192, 100);
-    let hosts = [7, 2, 9, 4, 1, 8, 3, 6, 5].map(|n| {
-        let mut host = plain(n, limit, Resources::ZERO);
-        host.traits = BTreeSet::from([TRAITS[(n * 7 % 3) as usize].to_owned()]);
-        host.zone = Some(format!("zone-{}", n % 2));
-        host
-    });
-    for policy in [Policy::BestFit, Policy::LifetimeFit, Policy::BestFitSum, Policy::Spread] {
-        let mut index = index(hosts.clone());
-        // Each takes a whole host, so that the next goes to the next id.
-        let request = Request::new(limit, policy);
-        let order: Vec<_> =
-            (0..9).map(|_| index.claim(&request, &mut RoundRobin::default()).unwrap()).collect();
-        assert_eq!(order, (1..=9).map(id).collect::<Vec<_>>(), "{policy}");
-    }
-}
-
-#[test]
-fn deltas_that_cannot_be_true_are_refused_and_change_nothing() {
-    let limit = Resources::new(4, 4, 4);
-    let mut index = index([plain(1, limit, Resources::new(1, 1, 1))]);
-    let before = index.host(id(1));
-    assert_eq!(index.take(id(1), limit), Err(super::IndexError::NoRoom(id(1))));
-    assert_eq!(index.give(id(1), limit), Err(super::IndexError::NotTaken(id(1))));
-    assert_eq!(index.take(id(9), limit), Err(super::IndexError::UnknownHost(id(9))));
-    let huge = Resources::new(u32::MAX, 0, 0);
-    assert_eq!(index.take(id(1), huge), Err(super::IndexError::NoRoom(id(1))));
-    assert_eq!(index.host(id(1)), before);
 }
