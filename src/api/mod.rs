@@ -37,6 +37,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::IntoResponse;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
@@ -93,28 +94,32 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "this path has other methods: see /openapi.json")
         })
-        .layer(DefaultBodyLimit::max(body_limit))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), limit::limit))
-        .layer(axum::middleware::from_fn(sane::framing))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
-        }))
-        // Also what panicked, and what was turned away.
-        .layer(axum::middleware::from_fn(metrics::measure))
-        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request<_>| {
-            let id = extract::request_id(request.headers());
-            tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path())
-        }))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, NewRequestId))
-        .layer(axum::middleware::from_fn(sane::request_id))
-        // Not for event streams: the layer leaves them alone, since a compressor would hold lines back. Nor for images' bytes:
-        // they have a length, and most are compressed already.
-        .layer(CompressionLayer::new().compress_when(
-            DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")),
-        ))
-        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
-        .layer(tower::util::option_layer(cors(&app.config.cors_origins)))
+        // One after the other from the outside in, and in one: the router boxes, and clones for every request, what it is given.
+        .layer(
+            ServiceBuilder::new()
+                .option_layer(cors(&app.config.cors_origins))
+                .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
+                // Not for event streams: the layer leaves them alone, since a compressor would hold lines back. Nor for images'
+                // bytes: they have a length, and most are compressed already.
+                .layer(CompressionLayer::new().compress_when(
+                    DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")),
+                ))
+                .layer(axum::middleware::from_fn(sane::request_id))
+                .layer(SetRequestIdLayer::new(request_id.clone(), NewRequestId))
+                .layer(PropagateRequestIdLayer::new(request_id))
+                .layer(TraceLayer::new_for_http().make_span_with(|request: &Request<_>| {
+                    let id = extract::request_id(request.headers());
+                    tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path())
+                }))
+                // Also what panicked, and what was turned away.
+                .layer(axum::middleware::from_fn(metrics::measure))
+                .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+                    Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
+                }))
+                .layer(axum::middleware::from_fn(sane::framing))
+                .layer(axum::middleware::from_fn_with_state(app.clone(), limit::limit))
+                .layer(DefaultBodyLimit::max(body_limit)),
+        )
         .with_state(app)
 }
 
