@@ -97,9 +97,10 @@ select 'lease', :'mark' || '-' || a.network_id, p.mac || ' ' || host(a.address)
     from addresses a join ports p on p.id = a.port_id;
 -- A network tells every address that it may give to the one MAC address that follows from it, guest or no guest.
 select 'dhcp', :'mark' || '-' || n.id, '52:54:' || mac.text || ' ' || host(n.range_start + i)
-    from networks n, generate_series(0, least(n.range_end - n.range_start, 1023)) i,
+    from networks n, generate_series(0, n.range_end - n.range_start) i,
     lateral (select string_agg(lpad(to_hex(octet::int), 2, '0'), ':' order by place) as text
-             from unnest(string_to_array(host(n.range_start + i), '.')) with ordinality as t (octet, place)) mac;
+             from unnest(string_to_array(host(n.range_start + i), '.')) with ordinality as t (octet, place)) mac
+    where n.range_end - n.range_start < 1024;
 -- Whoever held it is gone, and the address rests until the lease has run out.
 select 'resting', :'mark' || '-' || network_id, host(address) from addresses where released_at is not null;
 SQL

@@ -141,11 +141,15 @@ fn cors(origins: &str) -> Option<CorsLayer> {
             header::CONTENT_TYPE,
             header::IF_MATCH,
             header::IF_NONE_MATCH,
+            header::IF_RANGE,
+            header::RANGE,
             name("idempotency-key"),
             name("last-event-id"),
             name("x-request-id"),
         ])
         .expose_headers([
+            header::ACCEPT_RANGES,
+            header::CONTENT_RANGE,
             header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::domain::clock::Time;
 use crate::domain::host::VirtType;
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
+use crate::domain::port;
 
 /// One hypervisor host, as seen by one cloud. Implemented by libvirt and by a fake.
 pub trait Hypervisor: Send + Sync {
@@ -288,9 +289,13 @@ pub struct NetworkSpec {
     /// Name servers handed out by DHCP; none: the gateway itself answers. Fixed when the network is made: libvirt cannot
     /// change it in a running network.
     pub dns: Vec<IpAddr>,
-    /// Whom DHCP serves, and nobody else. Without names: the network's DNS knows a guest by the one that it tells itself.
+    /// Whom DHCP must serve. Without names: the network's DNS knows a guest by the one that it tells itself.
     pub hosts: Vec<DhcpHost>,
-    /// DHCP hosts that are there and not in `hosts` stay. One that is in the way of another is then a fault.
+    /// Whom it may serve beside them, which share no address with them: a network is made with these, and one that was made
+    /// without them stays as it is.
+    pub standing: Vec<DhcpHost>,
+    /// DHCP hosts that are there stay, whoever they are; one that is in the way of one of `hosts` is then a fault, unless it
+    /// stands there for whoever has the address.
     pub keep_others: bool,
 }
 
@@ -299,6 +304,13 @@ pub struct DhcpHost {
     /// Lower case.
     pub mac: String,
     pub address: IpAddr,
+}
+
+impl DhcpHost {
+    /// Whether it stands for whoever has the address, as its MAC address says.
+    pub fn stands(&self) -> bool {
+        matches!(self.address, IpAddr::V4(address) if self.mac == port::mac(address))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,13 +26,15 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
     let entries = store::host_networks::entries(&mut tx, host, network).await?;
     match plan {
         Some(plan) if !entries.is_empty() => {
-            let hosts = hosts(&plan, entries);
+            let standing = standing(&plan, &entries);
+            let hosts = entries.into_iter().map(|Entry { mac, address }| DhcpHost { mac, address });
             let spec = NetworkSpec {
                 id: network,
                 cidr: plan.cidr,
                 gateway: plan.gateway,
                 dns: plan.dns,
-                hosts,
+                hosts: hosts.collect(),
+                standing,
                 keep_others: keep,
             };
             // A crash before the commit leaves a network without this note; whoever wanted it comes again and notes it.
@@ -56,8 +58,8 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
 /// Ranges up to so many addresses have an entry for each of them from the start; in a larger one, only those in use.
 const STANDING_MAX: u32 = 1024;
 
-/// Whom DHCP serves: the entries, and whoever will have one of the other addresses of the range.
-fn hosts(plan: &Plan, entries: Vec<Entry>) -> Vec<DhcpHost> {
+/// Whoever will have one of the other addresses of the range.
+fn standing(plan: &Plan, entries: &[Entry]) -> Vec<DhcpHost> {
     let mut hosts: BTreeMap<IpAddr, String> = BTreeMap::new();
     if let [IpAddr::V4(first), IpAddr::V4(last)] = plan.range
         && last.to_bits().saturating_sub(first.to_bits()) < STANDING_MAX
@@ -66,7 +68,9 @@ fn hosts(plan: &Plan, entries: Vec<Entry>) -> Vec<DhcpHost> {
         hosts.extend(all.map(|address| (address.into(), port::mac(address))));
         hosts.remove(&plan.gateway);
     }
-    hosts.extend(entries.into_iter().map(|entry| (entry.address, entry.mac)));
+    for entry in entries {
+        hosts.remove(&entry.address);
+    }
     hosts.into_iter().map(|(address, mac)| DhcpHost { mac, address }).collect()
 }
 
@@ -85,15 +89,15 @@ mod tests {
 
     #[test]
     fn a_small_network_serves_its_range_and_a_large_one_who_is_there() {
-        let own = "52:54:00:00:00:07".to_owned();
-        let entry = Entry { mac: own.clone(), address: "10.0.0.3".parse().unwrap() };
-        let small = hosts(&plan("10.0.0.1", "10.0.0.4"), vec![entry.clone()]);
+        let entry =
+            Entry { mac: "52:54:00:00:00:07".to_owned(), address: "10.0.0.3".parse().unwrap() };
+        let small = standing(&plan("10.0.0.1", "10.0.0.4"), std::slice::from_ref(&entry));
+        assert!(small.iter().all(DhcpHost::stands), "{small:?}");
         let small: Vec<_> = small.into_iter().map(|host| (host.address, host.mac)).collect();
         let at = |last: u8| IpAddr::from([10, 0, 0, last]);
         let derived = |last: u8| format!("52:54:0a:00:00:0{last}");
-        assert_eq!(small, [(at(1), derived(1)), (at(3), own.clone()), (at(4), derived(4))]);
-        let large = hosts(&plan("10.0.0.1", "10.0.4.1"), vec![entry]);
-        assert_eq!(large, [DhcpHost { mac: own, address: at(3) }]);
-        assert_eq!(hosts(&plan("10.0.0.1", "10.0.4.0"), Vec::new()).len(), 1023);
+        assert_eq!(small, [(at(1), derived(1)), (at(4), derived(4))]);
+        assert_eq!(standing(&plan("10.0.0.1", "10.0.4.1"), &[entry]), []);
+        assert_eq!(standing(&plan("10.0.0.1", "10.0.4.0"), &[]).len(), 1023);
     }
 }

@@ -45,6 +45,7 @@ async fn scene() -> Scene {
             cidr: text("cidr").parse().expect("a CIDR"),
             gateway: text("gateway").parse().expect("an address"),
             dns: vec![],
+            standing: Vec::new(),
             keep_others: false,
             hosts: vec![],
         })

@@ -83,6 +83,7 @@ impl World {
             cidr: format!("{a}.{b}.{c}.0/24").parse().unwrap(),
             gateway,
             dns: vec!["9.9.9.9".parse().unwrap(), "1.1.1.1".parse().unwrap()],
+            standing: Vec::new(),
             keep_others: false,
             hosts: vec![DhcpHost { mac: self.mac.clone(), address: self.address }],
         }

@@ -319,7 +319,8 @@ impl Trial<'_> {
                 |dhcp: &&DhcpHost| matches!(dhcp.address, IpAddr::V4(a) if dhcp.mac == derived(a));
             let spec = content.networks.get(&network.0).and_then(|there| there.spec.as_ref());
             let has: Option<BTreeSet<_>> = spec.map(|spec| {
-                let (standing, own): (Vec<_>, Vec<_>) = spec.hosts.iter().partition(standing);
+                let (standing, own): (Vec<_>, Vec<_>) =
+                    spec.hosts.iter().chain(&spec.standing).partition(standing);
                 let needed = standing
                     .into_iter()
                     .filter(|dhcp| must.contains(&(dhcp.mac.clone(), dhcp.address)));

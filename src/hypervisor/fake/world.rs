@@ -255,14 +255,19 @@ impl World {
                 let twin = |a: &DhcpHost, b: &DhcpHost| {
                     a != b && (a.mac == b.mac || a.address == b.address)
                 };
-                let others: Vec<_> =
-                    old.hosts.iter().filter(|host| !spec.hosts.contains(host)).cloned().collect();
+                let stands = |host: &DhcpHost| {
+                    host.stands() && spec.hosts.iter().any(|new| new.address == host.address)
+                };
+                let others = old.hosts.iter().chain(&old.standing);
+                let others = others.filter(|host| !spec.hosts.contains(host) && !stands(host));
+                let others: Vec<_> = others.cloned().collect();
                 if others.iter().any(|old| spec.hosts.iter().any(|new| twin(old, new))) {
                     return Err(Fault::transient(format!(
                         "update network {name}: there is an existing dhcp host entry that matches"
                     )));
                 }
                 spec.hosts.extend(others);
+                spec.standing.clear();
             }
             there.active = true;
             there.spec = Some(spec);

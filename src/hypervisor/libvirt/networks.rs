@@ -35,6 +35,30 @@ fn lookup(conn: &Connect, id: NetworkId) -> Result<Option<Network>, Fault> {
     present(&format!("find network {id}"), conn.lookup_network_by_uuid(id.0))
 }
 
+/// Which DHCP hosts have to go from and to come to a network that has `there`.
+fn changes<'a>(
+    spec: &'a NetworkSpec,
+    there: &'a [DhcpHost],
+) -> (Vec<&'a DhcpHost>, Vec<&'a DhcpHost>) {
+    let [wanted, standing, has] = [&spec.hosts, &spec.standing, &there.to_vec()]
+        .map(|h| h.iter().cloned().collect::<HashSet<_>>());
+    let needed: HashSet<_> = spec.hosts.iter().map(|host| host.address).collect();
+    let goes = |host: &&DhcpHost| {
+        let stays = if spec.keep_others {
+            !(host.stands() && needed.contains(&host.address))
+        } else {
+            standing.contains(*host)
+        };
+        !wanted.contains(*host) && !stays
+    };
+    let removed = there.iter().filter(goes).collect();
+    // One that was made without those that stand gets them when it is made anew: each costs libvirt its firewall rules.
+    let complete = !spec.keep_others && there.iter().any(|host| standing.contains(host));
+    let stand = spec.standing.iter().filter(|_| complete);
+    let added = spec.hosts.iter().chain(stand).filter(|host| !has.contains(*host)).collect();
+    (removed, added)
+}
+
 pub fn leases(conn: &Connect, id: NetworkId) -> Result<Vec<Lease>, Fault> {
     let Some(network) = lookup(conn, id)? else { return Ok(Vec::new()) };
     let leases = match ffi::leases(&network) {
@@ -114,12 +138,12 @@ impl Libvirt {
                 .update(command, section, 0, &xml::network::host(host)?, flags)
                 .map_err(during(what.as_str()))
         };
-        let [wanted, there] = [&spec.hosts, &seen.hosts].map(|h| h.iter().collect::<HashSet<_>>());
+        let (removed, added) = changes(spec, &seen.hosts);
         // First all removals: libvirt refuses a host that shares its MAC or address with another.
-        for host in there.difference(&wanted).filter(|_| !spec.keep_others) {
+        for host in removed {
             update(sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, host)?;
         }
-        for host in wanted.difference(&there) {
+        for host in added {
             update(sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, host)?;
         }
         Ok(())
@@ -146,5 +170,52 @@ impl Libvirt {
             present(&what, network.undefine())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::domain::port;
+
+    fn derived(last: u8) -> DhcpHost {
+        let address = Ipv4Addr::new(10, 0, 0, last);
+        DhcpHost { mac: port::mac(address), address: address.into() }
+    }
+
+    fn own(last: u8) -> DhcpHost {
+        DhcpHost { mac: format!("52:54:00:00:00:{last:02x}"), ..derived(last) }
+    }
+
+    #[test]
+    fn what_stands_never_meets_what_has_to_stay() {
+        let spec = |hosts: &[DhcpHost], standing: &[DhcpHost], keep_others| NetworkSpec {
+            id: NetworkId(Uuid::nil()),
+            cidr: "10.0.0.0/24".parse().unwrap(),
+            gateway: "10.0.0.1".parse().unwrap(),
+            dns: Vec::new(),
+            hosts: hosts.to_vec(),
+            standing: standing.to_vec(),
+            keep_others,
+        };
+        let (a, b) = (derived(2), derived(3));
+        let none: [&DhcpHost; 0] = [];
+        // A port with a MAC address of its own takes the place of what stands, and leaves it.
+        let there = [a.clone(), b.clone()];
+        for keep in [false, true] {
+            let spec = spec(&[own(2)], &[b.clone()], keep);
+            assert_eq!(changes(&spec, &there), (vec![&a], vec![&own(2)]), "{keep}");
+        }
+        let there = [own(2), b.clone()];
+        let gone = spec(&[], &[a.clone(), b.clone()], false);
+        assert_eq!(changes(&gone, &there), (vec![&own(2)], vec![&a]));
+        // While all has to stay, nothing is made in its way.
+        let held = spec(&[], &[a.clone(), b.clone()], true);
+        assert_eq!(changes(&held, &there), (none.to_vec(), none.to_vec()));
+        // A network that was made without keeps to what is needed.
+        let old = spec(&[own(4)], &[a.clone(), b.clone()], false);
+        assert_eq!(changes(&old, &[own(5)]), (vec![&own(5)], vec![&own(4)]));
     }
 }

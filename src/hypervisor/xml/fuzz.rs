@@ -57,6 +57,7 @@ fn samples() -> Vec<String> {
             mac: "52:54:00:00:00:01".into(),
             address: "10.0.0.2".parse().unwrap(),
         }],
+        standing: Vec::new(),
         keep_others: false,
     };
     vec![

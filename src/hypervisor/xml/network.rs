@@ -15,6 +15,7 @@ const DNSMASQ: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
 
 /// The whole network.
 pub fn network(cloud: Uuid, spec: &NetworkSpec) -> Result<String, Fault> {
+    let hosts: Vec<_> = spec.hosts.iter().chain(&spec.standing).map(Host::from).collect();
     let dns: Vec<_> = spec.dns.iter().map(IpAddr::to_string).collect();
     write(
         "network",
@@ -28,8 +29,7 @@ pub fn network(cloud: Uuid, spec: &NetworkSpec) -> Result<String, Fault> {
                 address: spec.gateway,
                 prefix: spec.cidr.prefix_len(),
                 // Hosts without a range: dnsmasq serves these and nobody else.
-                dhcp: (!spec.hosts.is_empty())
-                    .then(|| Dhcp { host: spec.hosts.iter().map(Host::from).collect() }),
+                dhcp: (!hosts.is_empty()).then_some(Dhcp { host: hosts }),
             },
             options: (!dns.is_empty()).then(|| Options {
                 option: OptionValue {
@@ -191,11 +191,12 @@ mod tests {
             dns: vec!["9.9.9.9".parse().unwrap()],
             keep_others: false,
             hosts: vec![at(3), at(2)],
+            standing: vec![at(4)],
         };
         let seen = read(&network(Uuid::nil(), &spec).unwrap()).unwrap();
         assert_eq!(seen.uuid, spec.id.0);
         assert_eq!(seen.subnets, vec![spec.cidr]);
-        assert_eq!(seen.hosts, spec.hosts);
+        assert_eq!(seen.hosts, [at(3), at(2), at(4)]);
     }
 
     #[test]

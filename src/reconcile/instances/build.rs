@@ -1,5 +1,6 @@
 //! The steps from nothing to a running domain: disk, seed, networks, start.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use chrono::TimeDelta;
@@ -8,11 +9,13 @@ use super::{Look, QUICK_EXIT};
 use crate::domain::id::{HostId, IncarnationId};
 use crate::domain::image::Blob;
 use crate::domain::instance::hostname;
+use crate::domain::port;
 use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
 use crate::reconcile::{Outcome, Trouble, fault, hold, host_images, host_networks};
 use crate::store;
+use crate::store::ports::PortView;
 
 /// What a start needs and was not made whole yet.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +93,14 @@ impl Look<'_> {
     async fn no_twins(&self, host: HostId) -> Result<(), Trouble> {
         let domains = self.ctx.look(host, "look for guests", |host| host.domains()).await?;
         for domain in domains.iter().filter(|domain| domain.id != self.record.id) {
-            if let Some(port) = self.ports.iter().find(|port| domain.macs.contains(&port.mac)) {
+            let twin = |port: &&PortView| {
+                let stands = match port.address {
+                    IpAddr::V4(address) => domain.macs.contains(&port::mac(address)),
+                    IpAddr::V6(_) => false,
+                };
+                stands || domain.macs.contains(&port.mac)
+            };
+            if let Some(port) = self.ports.iter().find(twin) {
                 let what = format!(
                     "{} on network {} is the address of another guest on this host, domain {}, which the database does not know: have an admin look into `pileus admin drift`, or make the instance anew",
                     port.address, port.network_name, domain.name

@@ -83,6 +83,7 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         cidr,
         gateway: subnet.gateway.into(),
         dns: Vec::new(),
+        standing: Vec::new(),
         keep_others: false,
         hosts: Vec::new(),
     };
