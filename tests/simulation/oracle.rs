@@ -3,12 +3,12 @@
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use pileus::domain::id::{HostId, IncarnationId, InstanceId};
 use pileus::domain::instance::Wanted;
 use pileus::hypervisor::fake::Content;
-use pileus::hypervisor::{DhcpHost, FakeHost, Power};
+use pileus::hypervisor::{FakeHost, Power};
 use pileus::store;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -314,18 +314,10 @@ impl Trial<'_> {
             let ours = |id: &InstanceId| content.domains.get(id).is_some_and(|d| d.spec.is_some());
             let must = entries(&|id| here.contains(id) && ours(id));
             let noted = self.rows.networks.contains(&(host, network.0));
-            // The pairs that follow from one another are there for everybody.
-            let standing =
-                |dhcp: &&DhcpHost| matches!(dhcp.address, IpAddr::V4(a) if dhcp.mac == derived(a));
-            let spec = content.networks.get(&network.0).and_then(|there| there.spec.as_ref());
-            let has: Option<BTreeSet<_>> = spec.map(|spec| {
-                let (standing, own): (Vec<_>, Vec<_>) =
-                    spec.hosts.iter().chain(&spec.standing).partition(standing);
-                let needed = standing
-                    .into_iter()
-                    .filter(|dhcp| must.contains(&(dhcp.mac.clone(), dhcp.address)));
-                needed.chain(own).map(|dhcp| (dhcp.mac.clone(), dhcp.address)).collect()
-            });
+            let has: Option<BTreeSet<_>> =
+                content.networks.get(&network.0).and_then(|there| there.spec.as_ref()).map(
+                    |spec| spec.hosts.iter().map(|dhcp| (dhcp.mac.clone(), dhcp.address)).collect(),
+                );
             if may.is_empty() && (noted || has.is_some()) {
                 complaints.push(format!(
                     "host {number} needs no {network} (noted: {noted}, there: {has:?})"
@@ -393,9 +385,4 @@ impl Trial<'_> {
         complaints.extend(self.rows.violations.iter().cloned());
         self.complaints.append(&mut complaints);
     }
-}
-
-/// 52:54, and the address.
-fn derived(address: Ipv4Addr) -> String {
-    format!("52:54:{}", address.octets().map(|octet| format!("{octet:02x}")).join(":"))
 }
