@@ -43,12 +43,12 @@ pub use pool::{Conn, Tx, acquire, begin};
 /// The migrations, in the binary itself.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// A pool of at most `size` connections. A statement may take 30 s and a transaction may idle for 60 s: longer ones are ended
-/// by the server, so that a stuck client never holds a lock for good.
+/// A pool of at most `size` connections. A statement may take 30 s and a transaction may idle for 15 s: longer ones are ended
+/// by the server, so that a client that is stuck, or cut off, holds a lock for less time than others wait for it.
 pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
     let options = options
         .application_name("pileus")
-        .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "60s")]);
+        .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "15s")]);
     let pool = PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(Duration::from_secs(10))
