@@ -35,7 +35,11 @@ async fn main() {
         .await;
     let mut conn = PgConnection::connect(&cloud.database).await.expect("the database");
     let begun = Instant::now();
-    sqlx::query(WISHES).bind(instances as i64).execute(&mut conn).await.expect("wishes");
+    sqlx::query(WISHES)
+        .bind(i64::try_from(instances).expect("a number"))
+        .execute(&mut conn)
+        .await
+        .expect("wishes");
     until(&mut conn, "select count(*) = 0 from instances where observed_power <> 'running'").await;
     println!(
         "{instances} instances on {hosts} hosts run after {:.0} s",

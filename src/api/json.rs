@@ -1,6 +1,7 @@
 //! Reads JSON bodies more strictly than serde's derived readers do: an object is no array, and no field is there twice. A number
 //! is what it says however it is written: `2.0` is a whole number. What is wrong is told with its JSON pointer.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use axum::http::StatusCode;
@@ -86,6 +87,10 @@ impl<'de> Deserializer<'de> for Json {
                 items.end().map(|()| value)
             }
             Self::Object(fields) => {
+                let mut seen = HashSet::new();
+                if let Some((twice, _)) = fields.iter().find(|(name, _)| !seen.insert(name)) {
+                    return Err(de::Error::custom(format!("duplicate field `{twice}`")));
+                }
                 let mut fields = MapDeserializer::new(fields.into_iter());
                 let value = visitor.visit_map(&mut fields)?;
                 fields.end().map(|()| value)
@@ -302,6 +307,7 @@ mod tests {
         for (body, words) in [
             (r#"{"name": "a", "name": "b"}"#, "duplicate field `name`"),
             (r#"{"name": "a", "ratio": 1, "ratio": 1}"#, "duplicate field `ratio`"),
+            (r#"{"name": "a", "labels": {"x": "1", "x": "2"}}"#, "/labels: duplicate field `x`"),
             (r#"{"name": "a", "inner": {"colour": "red", "count": 2.5}}"#, "/inner/count: "),
             (r#"{"name": "a", "inner": {"colour": "red", "count": 256.0}}"#, "/inner/count: "),
             (r#"{"name": "a", "inner": {"colour": "blue"}}"#, "/inner/colour: unknown variant"),

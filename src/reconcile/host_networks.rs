@@ -20,7 +20,7 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
     let keep = hold::why(ctx, host).await?.is_some();
     // Among our own first, then among all processes.
     let Some(turn) = ctx.settling.take((host, network)).await else { return Ok(()) };
-    let mut tx = store::begin(&ctx.db).await?;
+    let mut tx = store::begin_patiently(&ctx.db).await?;
     store::host_networks::lock(&mut tx, host, network).await?;
     let plan = store::host_networks::plan(&mut tx, network).await?;
     let entries = store::host_networks::entries(&mut tx, host, network).await?;

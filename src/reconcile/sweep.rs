@@ -71,7 +71,7 @@ async fn sweep_all(ctx: &Context) -> Result<()> {
 
 /// One host, once.
 pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
-    let mut tx = store::begin(&ctx.db).await?;
+    let mut tx = store::begin_patiently(&ctx.db).await?;
     if !store::orphans::try_lock(&mut tx, host.id).await? {
         return Ok(());
     }
@@ -221,7 +221,7 @@ fn thing(orphan: &Orphan) -> Option<Thing> {
 
 async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
     let Some(thing) = thing(orphan) else { return Ok(()) };
-    let mut tx = store::begin(&ctx.db).await?;
+    let mut tx = store::begin_patiently(&ctx.db).await?;
     // Since the look somebody may have come to need it: asked again, with those who could come locked out.
     if !store::orphans::lock_out(&mut tx, host.id, &thing).await?
         || store::orphans::is_owned(&mut tx, host.id, &thing).await?

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::authorize::authorize;
 use super::flavors::same_revision;
-use super::{App, Begin, Write, quota};
+use super::{App, Begin, quota};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
@@ -66,7 +66,7 @@ pub async fn update(
         Begin::Replay(tenant) => return Ok(tenant),
         Begin::Fresh(write) => write,
     };
-    let before = locked(&mut write, id, if_match).await?;
+    let before = as_seen(store::tenants::lock(write.conn(), id).await?, id, if_match)?;
     let description = patch.description.as_ref().unwrap_or(&before.description);
     let quota = patch.quota.over(before.quota);
     let tenant = store::tenants::update(write.conn(), id, description, &quota).await?;
@@ -82,7 +82,7 @@ pub async fn delete(app: &App, caller: &Caller, id: TenantId, if_match: Option<i
         Begin::Replay(()) => return Ok(()),
         Begin::Fresh(write) => write,
     };
-    let tenant = locked(&mut write, id, if_match).await?;
+    let tenant = as_seen(store::tenants::lock_to_delete(write.conn(), id).await?, id, if_match)?;
     store::tenants::delete(write.conn(), id).await?;
     write.done("tenant.delete", subject(&tenant), json!({})).await?;
     write.commit(&()).await?;
@@ -90,8 +90,8 @@ pub async fn delete(app: &App, caller: &Caller, id: TenantId, if_match: Option<i
     Ok(())
 }
 
-async fn locked(write: &mut Write, id: TenantId, if_match: Option<i64>) -> Result<Tenant> {
-    let tenant = store::tenants::lock(write.conn(), id).await?;
+/// The tenant, if there is one and the caller knows how it is now.
+fn as_seen(tenant: Option<Tenant>, id: TenantId, if_match: Option<i64>) -> Result<Tenant> {
     let tenant = tenant.ok_or_else(|| Error::not_found("tenant", id))?;
     if_match.map_or(Ok(()), |wanted| same_revision(wanted, tenant.revision))?;
     Ok(tenant)

@@ -30,9 +30,7 @@ pub struct Entry {
 pub async fn lock(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
     sqlx::query(
         "select pg_advisory_xact_lock(hashtextextended($1::text || $2::text, 0)),
-                set_config('synchronous_commit', 'off', true),
-                -- It is held while the host is asked.
-                set_config('idle_in_transaction_session_timeout', '60s', true)",
+                set_config('synchronous_commit', 'off', true)",
     )
     .bind(host)
     .bind(network)

@@ -243,12 +243,16 @@ pub async fn blob_of(conn: &mut PgConnection, id: ImageId) -> Result<Option<Blob
     Ok(blob)
 }
 
-/// Until the transaction ends, nobody else brings these bytes in or takes them away: neither row nor file.
+/// Until the transaction ends, nobody else brings these bytes in or takes them away: neither row nor file. It may idle for 60 s:
+/// a large file takes its time to be on the disk, or to go.
 pub async fn lock_blob(conn: &mut PgConnection, sha256: &str) -> Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('blob ' || $1, 0))")
-        .bind(sha256)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended('blob ' || $1, 0)),
+                set_config('idle_in_transaction_session_timeout', '60s', true)",
+    )
+    .bind(sha256)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

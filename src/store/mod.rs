@@ -38,13 +38,13 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::domain::error::{Error, Result};
 
-pub use pool::{Conn, Tx, acquire, begin};
+pub use pool::{Conn, Tx, acquire, begin, begin_patiently};
 
 /// The migrations, in the binary itself.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// A pool of at most `size` connections. A statement may take 30 s and a transaction may idle for 15 s: longer ones are ended
-/// by the server, so that a client that is stuck, or cut off, holds a lock for less time than others wait for it.
+/// by the server, so that a client that is stuck, or cut off, holds a lock for less time than others wait for it. Those who hold one on purpose say so: `begin_patiently`.
 pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
     let options = options
         .application_name("pileus")

@@ -92,10 +92,8 @@ pub async fn is_owned(conn: &mut PgConnection, host: HostId, thing: &Thing) -> R
 
 /// Lets one sweep of the host run at a time among all processes, until the transaction ends; `false`: another one does.
 pub async fn try_lock(conn: &mut PgConnection, host: HostId) -> Result<bool> {
-    // It is held while the host is looked at.
     let held = sqlx::query_scalar(
-        "select pg_try_advisory_xact_lock(hashtextextended('sweep ' || $1::text, 0))
-         from (select set_config('idle_in_transaction_session_timeout', '60s', true)) patience",
+        "select pg_try_advisory_xact_lock(hashtextextended('sweep ' || $1::text, 0))",
     )
     .bind(host)
     .fetch_one(conn)

@@ -56,6 +56,11 @@ pub async fn begin_with(pool: &PgPool, word: &'static str) -> Result<Tx> {
     Ok(tx)
 }
 
+/// The same for one that holds its locks on purpose while something slow is done outside the database: it may idle for 60 s.
+pub async fn begin_patiently(pool: &PgPool) -> Result<Tx> {
+    begin_with(pool, "begin; set local idle_in_transaction_session_timeout = '60s'").await
+}
+
 impl Tx {
     /// An error leaves it open whether it was committed: its answer may have been lost.
     pub async fn commit(mut self) -> sqlx::Result<()> {
@@ -209,6 +214,18 @@ mod tests {
     #[tokio::test]
     async fn a_begin_of_sqlx_that_nobody_waits_for_leaves_its_transaction_open() {
         assert!(left_open(async |pool| pool.begin().await).await > 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_begun_patiently_may_idle_for_longer_and_its_connection_no_more() {
+        let options = throwaway::empty().await.unwrap();
+        let pool = store::connect(options, 1).await.unwrap();
+        let idle = "show idle_in_transaction_session_timeout";
+        let mut tx = begin_patiently(&pool).await.unwrap();
+        let patient: String = sqlx::query_scalar(idle).fetch_one(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let usual: String = sqlx::query_scalar(idle).fetch_one(&pool).await.unwrap();
+        assert_eq!((patient.as_str(), usual.as_str()), ("1min", "15s"));
     }
 
     #[tokio::test]

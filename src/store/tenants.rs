@@ -105,6 +105,15 @@ pub async fn lock(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant
     Ok(tenant)
 }
 
+/// The same to delete it: also whoever adds to it without having counted yet is waited for, before anything is held.
+pub async fn lock_to_delete(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant>> {
+    let tenant = sqlx::query_as("select * from tenants where id = $1 for update")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(tenant)
+}
+
 /// Sets description and quota, and counts the change.
 pub async fn update(
     conn: &mut PgConnection,

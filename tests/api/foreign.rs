@@ -92,7 +92,7 @@ fn set(body: &mut Value, pointer: &str, value: &str) {
     let mut at = body;
     for part in pointer.split('/').skip(1) {
         at = if part == "0" {
-            if !at.as_array().is_some_and(|items| items.len() == 1) {
+            if at.as_array().is_none_or(|items| items.len() != 1) {
                 *at = json!([null]);
             }
             &mut at[0]

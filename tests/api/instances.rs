@@ -241,6 +241,31 @@ async fn who_has_it_as_it_was_on_its_way_is_told_of_its_end() {
     rename.json(&json!({"name": "b"})).send().await.expect(200);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_want_the_last_places_of_a_quota_as_many_as_there_are_get_one() {
+    let api = Api::start_with(|flags| flags.set("quota_instances", "3")).await;
+    api.image("tiny").await;
+    api.member.post("/v1/networks", &json!({"name": "n"})).await.expect(201);
+    // Side by side where they share no network, one after the other where they do.
+    for networks in [json!([]), json!([{"network": "n"}])] {
+        let new: Vec<_> = (0..12)
+            .map(|i| json!({"name": format!("i-{i}"), "image": "tiny", "flavor": "nano", "networks": networks}))
+            .collect();
+        let asked = new.iter().map(|new| api.member.post("/v1/instances", new));
+        let answers = futures_util::future::join_all(asked).await;
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|answer| answer.status == 202);
+        assert_eq!(taken.len(), 3);
+        for answer in refused {
+            answer.problem(409, "quota-exceeded");
+        }
+        for answer in taken {
+            let id = answer.body()["id"].as_str().expect("an id").to_owned();
+            api.member.delete(&format!("/v1/instances/{id}")).await.expect(202);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_quota_is_counted_and_a_deletion_gives_it_back_at_once() {
     let api = cloud().await;

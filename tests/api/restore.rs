@@ -80,7 +80,7 @@ async fn restored(elsewhere: bool) -> Scene {
             .expect("as it was");
     }
     let process = Process::new(&api);
-    Scene { process, kept, deleted, newer, image, api }
+    Scene { api, process, kept, deleted, newer, image }
 }
 
 impl Scene {
@@ -154,6 +154,16 @@ async fn nothing_is_removed_until_an_admin_has_looked_and_then_all_goes_on() {
     };
     scene.process.work_until(refused).await;
     act(&scene.api, &scene.process, &twin, "delete", "gone").await;
+    // A port with a MAC address of its own takes its place in a network that stays as it is, and is in nobody's way.
+    let network = scene.api.member.get("/v1/networks?name=n").await.expect(200)["items"][0].clone();
+    let port = json!({"network_id": network["id"], "mac": "52:54:00:00:00:01", "address": network["range_end"]});
+    let port = scene.api.member.post("/v1/ports", &port).await.expect(201);
+    for _ in 0..2 {
+        let new = json!({"name": "own", "image": "tiny", "flavor": "nano", "networks": [{"port_id": port["id"]}]});
+        let own = scene.api.member.post("/v1/instances", &new).await.expect(202);
+        scene.process.work_until(async || status(&scene.api, &own).await == "running").await;
+        act(&scene.api, &scene.process, &own, "delete", "gone").await;
+    }
     assert_eq!(scene.count()[..2], before[..2]);
     assert_eq!(status(&scene.api, &scene.kept).await, "running");
     // What was deleted since cannot be brought back, and says so.

@@ -10,6 +10,29 @@ use uuid::Uuid;
 use crate::harness::Api;
 
 #[tokio::test]
+async fn a_tenants_delete_and_what_is_added_at_the_moment_do_not_wait_for_one_another() {
+    let api = Api::start().await;
+    let made = api.admin.post("/v1/tenants", &json!({"name": "short"})).await.expect(201);
+    let id = made["id"].as_str().expect("an id").to_owned();
+    // As a create does it: first its row, which holds the tenant, and at its end the count, which locks it.
+    let mut adding = api.app.db.begin().await.expect("a transaction");
+    let row = "insert into keypairs (id, tenant_id, name, public_key, fingerprint, created_at)
+               select gen_random_uuid(), $1, 'k', 'k', 'k', now()";
+    let tenant: Uuid = id.parse().expect("an id");
+    sqlx::query(row).bind(tenant).execute(&mut *adding).await.expect("a row");
+    let admin = api.admin.clone();
+    let delete = tokio::spawn(async move { admin.delete(&format!("/v1/tenants/{id}")).await });
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&api.app.db).await.expect("a look") == 0 {
+        assert!(!delete.is_finished(), "it does not wait for who adds to the tenant");
+    }
+    let lock = "select from tenants where id = $1 for no key update";
+    sqlx::query(lock).bind(tenant).execute(&mut *adding).await.expect("no deadlock");
+    adding.commit().await.expect("a commit");
+    delete.await.expect("an answer").problem(409, "in-use");
+}
+
+#[tokio::test]
 async fn a_tenant_is_made_with_the_settings_quota_and_what_is_given_over_it() {
     let api = Api::start_with(|flags| flags.set("quota_instances", "7")).await;
     let new = json!({"name": "build", "description": "Ünïcode\nis fine", "quota": {"vcpus": 3}});

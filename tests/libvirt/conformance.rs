@@ -1,6 +1,9 @@
 //! One suite for every host: what the trait promises, whoever keeps it. No guest needs to boot.
 
-use pileus::hypervisor::{FaultKind, Hypervisor, Power, Stamp, VolumeFormat};
+use std::net::{IpAddr, Ipv4Addr};
+
+use pileus::domain::port;
+use pileus::hypervisor::{DhcpHost, FaultKind, Hypervisor, Power, Stamp, VolumeFormat};
 use uuid::Uuid;
 
 use crate::world::{MIB, World, upload};
@@ -16,6 +19,7 @@ pub fn holds(host: &dyn Hypervisor, cloud: Uuid) {
     another_wish_is_a_conflict(host, &World::new(cloud, 204), &base);
     an_upload_is_replaced_and_a_broken_one_removed(host, &World::new(cloud, 205));
     dhcp_hosts_become_exactly_the_wanted(host, &World::new(cloud, 206));
+    what_stands_in_dhcp_gives_way_to_what_is_needed(host, &World::new(cloud, 207));
     nothing_of_ours(host, cloud);
 }
 
@@ -138,5 +142,27 @@ fn dhcp_hosts_become_exactly_the_wanted(host: &dyn Hypervisor, world: &World) {
     twin.address = hosts[0].address;
     spec.hosts = vec![twin];
     host.ensure_network(&spec).unwrap();
+    host.delete_network(spec.id).unwrap();
+}
+
+fn what_stands_in_dhcp_gives_way_to_what_is_needed(host: &dyn Hypervisor, world: &World) {
+    let stands = |last| {
+        let address = Ipv4Addr::new(10, 207, 0, last);
+        DhcpHost { mac: port::mac(address), address: address.into() }
+    };
+    let mut spec = world.network();
+    let own = std::mem::take(&mut spec.hosts);
+    assert_eq!(own[0].address, IpAddr::from([10, 207, 0, 7]));
+    // A MAC address of its own comes to an address, and goes; at first while all that is there has to stay.
+    for (hosts, standing) in
+        [(vec![], vec![7, 8]), (own, vec![8]), (vec![], vec![7, 8]), (vec![stands(7)], vec![8])]
+    {
+        spec.hosts = hosts;
+        spec.standing = standing.into_iter().map(stands).collect();
+        for keep_others in [true, false] {
+            spec.keep_others = keep_others;
+            host.ensure_network(&spec).unwrap();
+        }
+    }
     host.delete_network(spec.id).unwrap();
 }

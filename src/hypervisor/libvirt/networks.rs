@@ -40,22 +40,22 @@ fn changes<'a>(
     spec: &'a NetworkSpec,
     there: &'a [DhcpHost],
 ) -> (Vec<&'a DhcpHost>, Vec<&'a DhcpHost>) {
-    let [wanted, standing, has] = [&spec.hosts, &spec.standing, &there.to_vec()]
-        .map(|h| h.iter().cloned().collect::<HashSet<_>>());
+    let [wanted, standing, has] = [spec.hosts.as_slice(), &spec.standing, there]
+        .map(|hosts| hosts.iter().collect::<HashSet<_>>());
     let needed: HashSet<_> = spec.hosts.iter().map(|host| host.address).collect();
     let goes = |host: &&DhcpHost| {
         let stays = if spec.keep_others {
             !(host.stands() && needed.contains(&host.address))
         } else {
-            standing.contains(*host)
+            standing.contains(host)
         };
-        !wanted.contains(*host) && !stays
+        !wanted.contains(host) && !stays
     };
     let removed = there.iter().filter(goes).collect();
     // One that was made without those that stand gets them when it is made anew: each costs libvirt its firewall rules.
     let complete = !spec.keep_others && there.iter().any(|host| standing.contains(host));
     let stand = spec.standing.iter().filter(|_| complete);
-    let added = spec.hosts.iter().chain(stand).filter(|host| !has.contains(*host)).collect();
+    let added = spec.hosts.iter().chain(stand).filter(|host| !has.contains(host)).collect();
     (removed, added)
 }
 
@@ -205,7 +205,7 @@ mod tests {
         // A port with a MAC address of its own takes the place of what stands, and leaves it.
         let there = [a.clone(), b.clone()];
         for keep in [false, true] {
-            let spec = spec(&[own(2)], &[b.clone()], keep);
+            let spec = spec(&[own(2)], std::slice::from_ref(&b), keep);
             assert_eq!(changes(&spec, &there), (vec![&a], vec![&own(2)]), "{keep}");
         }
         let there = [own(2), b.clone()];
