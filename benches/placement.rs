@@ -111,6 +111,7 @@ impl Flat {
                 traits: BTreeSet::from([rack(host % sets)]),
                 zone: Some("a".into()),
                 state: HostState::Ready,
+                dedicated: BTreeSet::new(),
                 exit: ExitClass::NONE,
             }
         }))

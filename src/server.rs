@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, Secret};
 use crate::domain::clock::Clock;
+use crate::domain::compared::Compared;
 use crate::domain::host::VirtType;
 use crate::domain::id::HostId;
 use crate::domain::password::Password;
@@ -100,6 +101,7 @@ pub async fn run(
         cloud,
         changes,
         hosts,
+        compared: Compared::default(),
         shutdown: stop.clone(),
     });
     if let Some(listener) = metrics {
@@ -223,7 +225,7 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
-        compared: reconcile::hold::Compared::default(),
+        compared: app.compared.clone(),
         owner: Uuid::now_v7(),
     });
     reconcile::hold::at_start(&ctx).await?;
@@ -250,6 +252,9 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
     }
     if config.task_upkeep {
         loops.spawn(upkeep::run(app.clone()));
+    }
+    if config.task_expiry {
+        loops.spawn(upkeep::expire(app.clone()));
     }
     loops.spawn(reconcile::wake_on_signals(ctx, signals, shutdown));
     Ok(loops)

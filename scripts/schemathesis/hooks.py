@@ -70,7 +70,11 @@ def before_call(context, case, **kwargs):
     if case.meta.generation.mode.is_positive:
         if operation(case) == "create_instance":
             # Arbitrary names name nothing, and nothing would ever be made.
-            case.body = {**case.body, "image": "pileus-guest", "flavor": "nano"}
+            unnamed = ("group", "reservation", "zone", "required_traits", "expires_at")
+            body = {key: value for key, value in case.body.items() if key not in unnamed}
+            case.body = {**body, "image": "pileus-guest", "flavor": "nano"}
+        if operation(case) == "create_reservation":
+            case.body = {**case.body, "flavor": "nano"}
         if case.meta.phase.name.value == "stateful":
             # What a dry run would make is not there to be asked for.
             query.pop("dry_run", None)
@@ -87,15 +91,28 @@ UNSAID = [
     ("create_instance", r"/image", "the image has no data yet"),
     ("create_instance", r"/networks", "the tenant has several networks"),
     ("create_port", r"/network_id", "there is no network "),
+    ("create_instance", r"/(group|reservation)", "there is no "),
+    ("create_instance", r"/(zone|required_traits/\d+)", "no host "),
+    ("create_instance", r"/forbidden_traits/\d+", "is required, too"),
+    ("create_reservation", r"/flavor", "there is no flavor "),
+    ("create_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
+    ("update_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
+    ("explain_placement", r"/(flavor|group)", "there is no "),
     # Which password the caller has.
     ("change_password", r"/old_password", "is not your password"),
     # That of two fields one may be given: generators of clients make little of schemas that say so.
     ("create_token", r"/expires_at", "give this or expires_in_s, not both"),
     ("create_instance", r"/networks/\d+", "must name either `network` or `port_id`"),
     ("create_instance", r"/networks/\d+/address", "goes with `network`"),
+    ("explain_placement", r"/(vcpus|memory_mib|disk_gib)", "goes without `flavor`"),
+    ("explain_placement", r"/(vcpus|memory_mib|disk_gib)", "must be given where `flavor` is not"),
     ("create_network", r"/(gateway|range_start|range_end)", "goes with a cidr"),
     # What time it is.
     ("create_token", r"/expires_at", "must end "),
+    ("create_instance", r"/expires_at", "must lie ahead"),
+    ("update_instance", r"/expires_at", "must lie ahead"),
+    ("create_reservation", r"/expires_at", "must lie ahead"),
+    ("update_reservation", r"/expires_at", "must lie ahead"),
     # Arithmetic of addresses.
     ("create_network", r"/(gateway|range_start|range_end)", "must "),
     ("create_port", r"/address", "must lie in the range"),

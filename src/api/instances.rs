@@ -51,6 +51,7 @@ impl Resource for Instance {
             Status::Running => self.agent && self.interfaces.iter().all(|nic| nic.seen),
             Status::Stopped | Status::Paused => true,
             Status::Scheduling
+            | Status::WaitingForCapacity
             | Status::Building
             | Status::Starting
             | Status::Rebooting

@@ -1,5 +1,6 @@
 //! HTTP in, HTTP out: routes, extractors, problem+json, pages, streams.
 
+pub mod aggregates;
 mod auth;
 mod bounds;
 mod cloud;
@@ -9,6 +10,7 @@ mod event_stream;
 pub mod events;
 pub mod extract;
 pub mod flavors;
+pub mod groups;
 pub mod health;
 pub mod hosts;
 mod image_data;
@@ -21,11 +23,13 @@ mod memberships;
 pub mod metrics;
 pub mod networks;
 mod openapi30;
+mod placement;
 pub mod ports;
 pub mod problem;
 mod proxy;
 mod range;
 pub mod reply;
+pub mod reservations;
 mod sane;
 mod serve;
 mod stalled;
@@ -68,12 +72,16 @@ fn operations() -> OpenApiRouter<App> {
         .merge(events::routes())
         .merge(health::routes())
         .merge(hosts::routes())
+        .merge(aggregates::routes())
         .merge(images::routes())
         .merge(image_data::routes())
         .merge(keypairs::routes())
         .merge(networks::routes())
         .merge(ports::routes())
+        .merge(groups::routes())
+        .merge(reservations::routes())
         .merge(instances::routes())
+        .merge(placement::routes())
         .merge(stalled::routes())
         .merge(cloud::routes())
 }

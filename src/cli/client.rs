@@ -5,6 +5,7 @@ mod admin;
 mod arguments;
 mod connection;
 mod events;
+mod explain;
 mod failure;
 mod http;
 mod images;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 
 use connection::Connection;
+pub use explain::{Explain, run as explain};
 pub use failure::Failure;
 use nouns::{NOUNS, Noun};
 

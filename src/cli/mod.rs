@@ -42,7 +42,7 @@ enum Command {
     Config(Box<config::Options>),
     /// Print the OpenAPI document
     Openapi(openapi::Options),
-    /// Replay traces of VMs over imagined hosts, to compare policies
+    /// Explain where an instance would go; replay traces of VMs over imagined hosts
     Placement(placement::Options),
     /// Print a shell's completions
     Completions(completions::Options),
@@ -70,7 +70,7 @@ fn run(command: Command) -> Result<()> {
         Command::Migrate(flags) => block_on(migrate::run(*flags)),
         Command::Config(options) => config::run(*options),
         Command::Openapi(options) => openapi::run(&options),
-        Command::Placement(options) => placement::run(options),
+        Command::Placement(options) => block_on(placement::run(options)),
         Command::Completions(options) => completions::run(&options),
         Command::Client(command) => block_on(client::run(command)),
     }

@@ -1,4 +1,5 @@
-//! `pileus placement`: replays traces of VMs over imagined hosts, to see what a policy would keep busy. Needs no cloud.
+//! `pileus placement`: replays traces of VMs over imagined hosts, to see what a policy would keep busy, which needs no cloud; and
+//! asks a cloud what it would do.
 
 mod plot;
 
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets;
 
+use crate::cli::client;
 use crate::placement::Policy;
 use crate::placement::simulate::{self, Fleet, Lifetimes, Outcome, Rule};
 use crate::placement::trace;
@@ -25,6 +27,8 @@ enum Command {
     Simulate(Simulate),
     /// Write a trace with a realistic mix of sizes, batches and lifetimes
     Generate(Generate),
+    /// Ask a cloud which host an instance would get now, or what stands in the way and what would do
+    Explain(client::Explain),
 }
 
 #[derive(Debug, Args)]
@@ -62,8 +66,9 @@ struct Generate {
     seed: u64,
 }
 
-pub fn run(options: Options) -> Result<()> {
+pub async fn run(options: Options) -> Result<()> {
     match options.command {
+        Command::Explain(question) => client::explain(question).await,
         Command::Simulate(simulate) => self::simulate(&simulate),
         Command::Generate(Generate { vms, seed }) => {
             super::print(&trace::write(&simulate::generate(vms as usize, seed)))

@@ -161,6 +161,7 @@ settings! {
         task_watch: bool = "on" of ["on", "off"], "Asks each host every heartbeat. off: health and what changed behind our back go unnoticed here";
         task_sweeper: bool = "on" of ["on", "off"], "Removes what nobody owns. off: orphans stay";
         task_upkeep: bool = "on" of ["on", "off"], "Replaces signing keys ahead of time and forgets what is old. off: old events, answers and tokens stay";
+        task_expiry: bool = "on" of ["on", "off"], "Deletes instances and ends reservations whose time (expires_at) has come. off: they stay, unless another process ends them";
         task_publisher: bool = "on" of ["on", "off"], "Numbers events. off: the feed stands still, unless another process numbers them";
     }
     "Hosts" {
@@ -182,7 +183,8 @@ settings! {
         address_quarantine: Duration[s] = "150" in 0..=86400, "How long a released address is not given out again";
     }
     "Placement" {
-        placement_policy: String = "best_fit" of ["best_fit", "best_fit_sum", "round_robin", "spread"], "How a host is chosen among those that fit";
+        placement_policy: String = "best_fit" of ["best_fit", "best_fit_sum", "lifetime_fit", "round_robin", "spread"], "How a host is chosen among those that fit, where neither the request nor its flavor says";
+        queue_hold: Duration[s] = "3600" in 0..=604800, "For so long what comes free on the best host is kept for an instance that waits for room; after that, smaller ones that came later may take it";
         overcommit_cpu: f64 = "4" in 0.1..=64, "vCPUs promised per CPU of a new host";
         overcommit_memory: f64 = "1" in 0.1..=4, "Memory promised per memory of a new host";
         overcommit_disk: f64 = "1" in 0.1..=64, "Disk promised per disk of a new host";

@@ -24,6 +24,18 @@ pub enum Outcome {
     Seen,
 }
 
+impl Outcome {
+    /// As the column has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Seen => "seen",
+        }
+    }
+}
+
 /// What an event is about.
 #[derive(Debug, Clone)]
 pub struct Subject {

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::error::{Error, FieldError, Result};
 use super::id::FlavorId;
+use super::policy::Policy;
 use super::text::Name;
 use chrono::{DateTime, Utc};
 
@@ -34,6 +35,9 @@ pub struct Flavor {
     /// Traits that a host must have to take such an instance.
     #[schema(value_type = Vec<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
+    /// How hosts are chosen for its instances; null: as the setting `placement_policy` has it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
     pub created_at: DateTime<Utc>,
     /// Counts changes; also the ETag.
     #[schema(minimum = 1, example = 1)]
@@ -57,6 +61,9 @@ pub struct NewFlavor {
     #[serde(default)]
     #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!(["ssd"]))]
     pub traits: Vec<String>,
+    /// How hosts are chosen for its instances, where their requests do not say; null: as the setting `placement_policy` has it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
 }
 
 impl NewFlavor {
@@ -117,6 +124,7 @@ mod tests {
             memory_mib: -1,
             disk_gib: i64::MAX,
             traits: vec!["X".into()],
+            policy: None,
         };
         let Err(Error::Invalid(faults)) = bad.check() else { panic!("accepted") };
         let pointers: Vec<_> = faults.iter().map(|f| f.pointer.as_str()).collect();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::{Error, Result};
 use super::flavor::{Trait, check_traits};
 use super::host_uri;
-use super::id::HostId;
+use super::id::{HostId, TenantId};
 use super::text::Name;
 
 /// Bounds of the overcommit ratios: promised per real, for vCPUs, memory and disk.
@@ -51,6 +51,8 @@ pub struct Candidate {
     pub used_vcpus: i64,
     pub used_memory_mib: i64,
     pub used_disk_gib: i64,
+    /// The tenants that alone may use it; none: it is open to all.
+    pub dedicated: Vec<TenantId>,
 }
 
 /// Whether a host answers.
@@ -365,7 +367,7 @@ fn check_path(pointer: &str, path: &str) -> Result<()> {
 }
 
 /// Zones: 1 to 63 of `A-Z a-z 0-9 . _ -`.
-fn check_zone(pointer: &str, zone: &str) -> Result<()> {
+pub fn check_zone(pointer: &str, zone: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if (1..=63).contains(&zone.len()) && zone.chars().all(fits) {
         return Ok(());

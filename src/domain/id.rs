@@ -42,6 +42,9 @@ id! {
     ImageId,
     NetworkId,
     PortId,
+    GroupId,
+    AggregateId,
+    ReservationId,
     /// Our id of a host; the host's own UUID is `hosts.host_uuid`.
     HostId,
     /// An instance; also the libvirt UUID of its domain.

@@ -48,6 +48,7 @@ metrics! {
 
     RECONCILES: Counter = "pileus_reconciles_total", "Looks at items of work until they settled, by kind and outcome";
     RECONCILE_SECONDS: LOOK = "pileus_reconcile_duration_seconds", "From lease to settled, by kind";
+    CLAIMS_LOST: Counter = "pileus_claims_lost_total", "Claims that found their room taken by another placer, and were decided on again";
     WORKERS_BUSY: Gauge = "pileus_reconcile_workers_busy", "Workers of this process that hold an item";
     WORKERS: Gauge = "pileus_reconcile_workers", "Workers of this process";
     STALLS: Counter = "pileus_stalls_total", "Items that came to be called stalled, by kind";

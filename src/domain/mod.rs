@@ -1,13 +1,16 @@
 //! What things are: types and pure functions; no async, no I/O.
 
+pub mod aggregate;
 pub mod beat;
 pub mod auth;
 pub mod caller;
 pub mod clock;
+pub mod compared;
 pub mod cloud;
 pub mod error;
 pub mod event;
 pub mod flavor;
+pub mod group;
 pub mod host;
 pub mod host_uri;
 pub mod id;
@@ -18,7 +21,10 @@ pub mod metric;
 pub mod network;
 pub mod page;
 pub mod port;
+pub mod policy;
 pub mod qcow2;
+pub mod queue;
+pub mod reservation;
 pub mod stalled;
 pub mod subnet;
 pub mod password;

@@ -108,23 +108,19 @@ impl Usage {
 }
 
 impl Quota {
-    /// What `adding` would go over, each in a sentence for the tenant of this name.
+    /// The quotas that `adding` would go over, each with the quota that would do.
+    pub fn over(&self, used: &Usage, adding: &Usage) -> Vec<(&'static str, i64)> {
+        let over = self.rows(used, adding).into_iter().filter(|row| row.is_over());
+        over.map(|row| (row.what, row.used.saturating_add(row.add))).collect()
+    }
+
+    /// Names the quotas that `adding` would go over, for the tenant of this name.
     pub fn refuse(&self, tenant: &str, used: &Usage, adding: &Usage) -> Result<()> {
-        let rows = [
-            ("instances", self.instances, used.instances, adding.instances),
-            ("vcpus", self.vcpus, used.vcpus, adding.vcpus),
-            ("memory_mib", self.memory_mib, used.memory_mib, adding.memory_mib),
-            ("disk_gib", self.disk_gib, used.disk_gib, adding.disk_gib),
-            ("networks", self.networks, used.networks, adding.networks),
-            ("images", self.images, used.images, adding.images),
-            ("keypairs", self.keypairs, used.keypairs, adding.keypairs),
-        ];
-        // A quota that was lowered below the use refuses only more of the same.
-        let over = rows
+        let rows = self.rows(used, adding);
+        let over: Vec<_> = rows
             .iter()
-            .filter(|(_, most, used, add)| *add > 0 && used.saturating_add(*add) > *most);
-        let over: Vec<_> = over
-            .map(|(what, most, used, add)| {
+            .filter(|row| row.is_over())
+            .map(|Row { what, most, used, add }| {
                 format!("{what} {used} of {most} used, {add} more asked")
             })
             .collect();
@@ -135,6 +131,34 @@ impl Quota {
             "quota of tenant {tenant}: {}: delete some or ask an admin to raise the quota",
             over.join("; ")
         )))
+    }
+
+    fn rows(&self, used: &Usage, adding: &Usage) -> [Row; 7] {
+        let rows = [
+            ("instances", self.instances, used.instances, adding.instances),
+            ("vcpus", self.vcpus, used.vcpus, adding.vcpus),
+            ("memory_mib", self.memory_mib, used.memory_mib, adding.memory_mib),
+            ("disk_gib", self.disk_gib, used.disk_gib, adding.disk_gib),
+            ("networks", self.networks, used.networks, adding.networks),
+            ("images", self.images, used.images, adding.images),
+            ("keypairs", self.keypairs, used.keypairs, adding.keypairs),
+        ];
+        rows.map(|(what, most, used, add)| Row { what, most, used, add })
+    }
+}
+
+/// One quota, what is used of it and what is to come.
+struct Row {
+    what: &'static str,
+    most: i64,
+    used: i64,
+    add: i64,
+}
+
+impl Row {
+    /// A quota that was lowered below the use refuses only more of the same.
+    fn is_over(&self) -> bool {
+        self.add > 0 && self.used.saturating_add(self.add) > self.most
     }
 }
 

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::host::HostState;
 use super::policy::Policy;
 use super::resources::Resources;
+use crate::domain::group::GroupScope;
 use crate::domain::id::HostId;
 
 /// Placement's account of one request.
@@ -116,6 +117,18 @@ pub enum Refusal {
         /// Those that it has.
         present: Vec<String>,
     },
+    /// It is dedicated to other tenants.
+    Dedicated,
+    /// It, or its zone, has none of the group that is to be in one place.
+    Affinity {
+        /// What counts as a place.
+        by: GroupScope,
+    },
+    /// It, or its zone, has one of the group whose members are to be apart.
+    AntiAffinity {
+        /// What counts as a place.
+        by: GroupScope,
+    },
     /// The request names the host as one not to choose.
     Excluded,
     /// More is taken of the host than its limit allows, so that it takes nothing more.
@@ -152,6 +165,34 @@ pub enum WouldFit {
     SmallerNeed {
         /// The size that fits.
         need: Resources,
+    },
+    /// It were of this flavor: the largest that needs no more of anything and fits.
+    OtherFlavor {
+        /// The flavor's name.
+        #[schema(max_length = 64, example = "nano")]
+        name: String,
+        /// Its size.
+        need: Resources,
+    },
+    /// Its group were soft, so that it may break the rule.
+    GroupSoft {
+        /// How many hosts would then fit.
+        #[schema(example = 1)]
+        hosts: u64,
+    },
+    /// A host of at least this size, of the zone and with the traits that are asked for, were added.
+    HostAdded {
+        /// What it must have beside what it keeps for itself.
+        size: Resources,
+    },
+    /// An admin raised this quota of the tenant.
+    QuotaRaised {
+        /// Which one.
+        #[schema(max_length = 64, example = "vcpus")]
+        quota: String,
+        /// To at least so much.
+        #[schema(minimum = 0, example = 64)]
+        to: i64,
     },
     /// This much more were free on the closest host.
     Freed {

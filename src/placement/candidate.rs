@@ -1,14 +1,21 @@
 //! From hosts as they are stored to hosts as they are scored.
 
-use super::{ExitClass, HostState, HostView, Index, Resources};
+use std::collections::BTreeMap;
+
+use super::{ExitClass, HostState, HostView, Index, Policy, Request, Resources, Stay};
+use crate::domain::error::Result;
+use crate::domain::group::Group;
 use crate::domain::host::Candidate;
+use crate::domain::id::HostId;
+use crate::domain::instance::Unplaced;
 
 /// The index of these hosts.
 pub fn index(candidates: &[Candidate]) -> Index {
     Index::from_hosts(candidates.iter().map(view))
 }
 
-fn view(host: &Candidate) -> HostView {
+/// The host as placement sees it.
+pub fn view(host: &Candidate) -> HostView {
     let state = match host.health.as_str() {
         _ if host.leaving => HostState::Deleting,
         _ if !host.enabled => HostState::Disabled,
@@ -23,10 +30,49 @@ fn view(host: &Candidate) -> HostView {
         used: amount(host.used_vcpus, host.used_memory_mib, host.used_disk_gib),
         traits: host.traits.iter().cloned().collect(),
         zone: Some(host.zone.clone()),
+        dedicated: host.dedicated.iter().copied().collect(),
         state,
         exit: ExitClass::NONE,
     }
 }
+
+/// What an instance asks for; `default`: the policy where it names none.
+///
+/// # Errors
+/// It is larger than placement can count.
+pub fn request(who: &Unplaced, default: Policy) -> Result<Request> {
+    let need = Resources::from_signed(who.vcpus.into(), who.memory_mib, who.disk_gib)?;
+    Ok(Request {
+        required: who.traits.iter().cloned().collect(),
+        forbidden: who.forbidden_traits.iter().cloned().collect(),
+        zone: who.zone.clone(),
+        tenant: Some(who.tenant_id),
+        ..Request::new(need, who.policy.unwrap_or(default))
+    })
+}
+
+/// The requests to try in turn for an instance, from the most wanted to the least: more than one only where a soft group allows
+/// it. `group`: its group, and how many placed members each host has. `stay`: how long it is thought to stay, for
+/// `lifetime_fit`.
+///
+/// # Errors
+/// It is larger than placement can count.
+pub fn wishes(
+    who: &Unplaced,
+    default: Policy,
+    group: Option<(&Group, &BTreeMap<HostId, u32>)>,
+    stay: Option<Stay>,
+    index: &Index,
+) -> Result<Vec<Request>> {
+    let request = Request { stay, ..request(who, default)? };
+    Ok(match group {
+        Some((group, members)) => request.for_group(group, members, index),
+        None => vec![request],
+    })
+}
+
+/// What is said of an instance whose reservation has nothing for it now.
+pub const NO_SLOT: &str = "its reservation has no free slot on a host that may be used: wait for one of its instances to go, make another reservation, or ask without one";
 
 /// One host's odd number must not keep the others from being placed on: what is beyond placement's range counts as its end.
 fn amount(vcpus: i64, memory_mib: i64, disk_gib: i64) -> Resources {

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::{ExitClass, HostState, HostView, Index, Policy, Request, Resources, RoundRobin, Stay};
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, TenantId};
 
 /// What the search knows of a host, and the bits of its constraints.
 struct Host {
@@ -20,6 +20,8 @@ struct Host {
     traits: u8,
     zone: u8,
     ready: bool,
+    /// Bits of the tenants that alone may use it; 0: it is open.
+    dedicated: u8,
     /// In how many seconds it is left; none: nobody knows.
     exit_s: Option<u64>,
 }
@@ -49,6 +51,11 @@ impl Host {
             traits: random.random_range(0..8u8) & random.random_range(0..8u8),
             zone: random.random_range(0..3),
             ready: random.random_range(0..20u32) > 0,
+            dedicated: if random.random_range(0..10u32) == 0 {
+                random.random_range(1..8)
+            } else {
+                0
+            },
             exit_s: (random.random_range(0..4u32) > 0).then(|| span(random)),
         }
     }
@@ -62,10 +69,15 @@ impl Host {
             used: sized(self.used),
             traits: traits(self.traits),
             zone: Some(ZONES[usize::from(self.zone)].into()),
+            dedicated: (0..3).filter(|bit| self.dedicated >> bit & 1 == 1).map(tenant).collect(),
             state: if self.ready { HostState::Ready } else { HostState::Disabled },
             exit: self.exit_s.map_or(ExitClass::NONE, ExitClass::of),
         }
     }
+}
+
+fn tenant(bit: u8) -> TenantId {
+    TenantId(Uuid::from_u128(bit.into()))
 }
 
 /// Seconds from none to months, as often short as long.
@@ -73,17 +85,33 @@ fn span(random: &mut StdRng) -> u64 {
     random.random_range(0..64u64) << random.random_range(0..20u32)
 }
 
+fn zones(bits: u8) -> BTreeSet<String> {
+    (0..3).filter(|bit| bits >> bit & 1 == 1).map(|bit| ZONES[bit].to_owned()).collect()
+}
+
+/// Up to so many hosts.
+fn some(fleet: &[Host], most: usize, random: &mut StdRng) -> BTreeSet<HostId> {
+    let count = random.random_range(0..=most);
+    (0..count).map(|_| fleet[random.random_range(0..fleet.len())].id).collect()
+}
+
 struct Ask {
     need: [u64; 3],
     required: u8,
     forbidden: u8,
     zone: Option<u8>,
+    tenant: Option<u8>,
+    /// Hosts where its group is and must be, hosts that it must not have, and bits of zones likewise.
+    together: Option<BTreeSet<HostId>>,
+    apart: BTreeSet<HostId>,
+    together_zones: Option<u8>,
+    apart_zones: u8,
     policy: Policy,
     stay: Stay,
 }
 
 impl Ask {
-    fn random(random: &mut StdRng) -> Self {
+    fn random(fleet: &[Host], random: &mut StdRng) -> Self {
         let size = 1 << random.random_range(0..5u32);
         let per_core = [896, 1792, 2048, 4096, 8192][random.random_range(0..5usize)];
         let required =
@@ -102,6 +130,19 @@ impl Ask {
                 Policy::BestFitSum,
                 Policy::Spread,
             ][random.random_range(0..5usize)],
+            tenant: (random.random_range(0..4u32) > 0).then(|| random.random_range(0..3)),
+            together: (random.random_range(0..32u32) == 0).then(|| some(fleet, 4, random)),
+            apart: if random.random_range(0..4u32) == 0 {
+                some(fleet, 6, random)
+            } else {
+                BTreeSet::new()
+            },
+            together_zones: (random.random_range(0..24u32) == 0).then(|| random.random_range(1..8)),
+            apart_zones: if random.random_range(0..8u32) == 0 {
+                1 << random.random_range(0..3u8)
+            } else {
+                0
+            },
             stay: Stay { seconds: span(random), sure: random.random_range(0..2u32) == 0 },
         }
     }
@@ -113,6 +154,11 @@ impl Ask {
             forbidden: traits(self.forbidden),
             zone: self.zone.map(|zone| ZONES[usize::from(zone)].into()),
             exclude: BTreeSet::new(),
+            tenant: self.tenant.map(tenant),
+            together: self.together.clone(),
+            apart: self.apart.clone(),
+            together_zones: self.together_zones.map(zones),
+            apart_zones: zones(self.apart_zones),
             policy: self.policy,
             stay: Some(self.stay),
         }
@@ -123,6 +169,12 @@ impl Ask {
             && self.required & !host.traits == 0
             && self.forbidden & host.traits == 0
             && self.zone.is_none_or(|zone| zone == host.zone)
+            && (host.dedicated == 0
+                || self.tenant.is_some_and(|bit| host.dedicated >> bit & 1 == 1))
+            && self.together.as_ref().is_none_or(|together| together.contains(&host.id))
+            && !self.apart.contains(&host.id)
+            && self.together_zones.is_none_or(|zones| zones >> host.zone & 1 == 1)
+            && self.apart_zones >> host.zone & 1 == 0
             && (0..3).all(|r| host.used[r] + self.need[r] <= host.limit[r])
     }
 
@@ -178,7 +230,7 @@ fn play(hosts: usize, decisions: usize, seed: u64) -> usize {
     let mut held: Vec<(usize, [u64; 3])> = Vec::new();
     let mut refused = 0;
     for decision in 0..decisions {
-        let ask = Ask::random(&mut random);
+        let ask = Ask::random(&fleet, &mut random);
         let request = ask.request();
         let chosen = index.claim(&request, &mut RoundRobin::default()).ok();
         let chosen = chosen.and_then(|id| fleet.iter().position(|host| host.id == id));

@@ -1,6 +1,6 @@
 //! Why a host was chosen or every host refused, and what would do: bounded in size, the same in every answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
 use super::host::{Constraints, HostState, Request};
@@ -8,6 +8,7 @@ use super::lifetime::ExitClass;
 use super::policy::Share;
 use super::resources::Resources;
 use super::summary;
+use crate::domain::group::GroupScope;
 use crate::domain::id::HostId;
 
 /// How many classes of hosts an explanation lists.
@@ -19,6 +20,24 @@ const MAX_LIST: usize = 8;
 /// How many characters of a name, zone or trait it quotes.
 const MAX_TEXT: usize = 64;
 
+/// Why a request will not have a host that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outside {
+    Excluded,
+    /// It has one of the group, and is not to have two.
+    Apart,
+    /// It has none of the group, which is to be in one place.
+    NotTogether,
+}
+
+/// A flavor that a request might ask for instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlavorSize {
+    pub name: String,
+    pub need: Resources,
+    pub traits: BTreeSet<String>,
+}
+
 /// Hosts that are alike, as the index lists them.
 #[derive(Debug)]
 pub(super) struct Class<'a> {
@@ -26,7 +45,8 @@ pub(super) struct Class<'a> {
     pub(super) limit: Resources,
     pub(super) used: Resources,
     pub(super) exit: ExitClass,
-    pub(super) excluded: bool,
+    /// Why the request will not have these very hosts.
+    pub(super) outside: Option<Outside>,
     pub(super) hosts: u64,
     /// The first by id, at most [`MAX_SAMPLE`].
     pub(super) sample: Vec<(HostId, &'a str)>,
@@ -37,6 +57,7 @@ impl Explanation {
         request: &Request,
         chosen: Option<(HostId, &str, Resources, Resources)>,
         mut classes: Vec<Class<'_>>,
+        flavor: Option<&FlavorSize>,
     ) -> Self {
         classes.sort_by_cached_key(|class| class.order(request));
         let count = |keep: &dyn Fn(&Class<'_>) -> bool| {
@@ -54,16 +75,22 @@ impl Explanation {
             }),
             hosts: count(&|_| true),
             fitting: count(&|class| class.fits(request)),
-            fitting_when_empty: count(&|class| {
-                class.admitted(request) && request.need.fits_in(class.limit)
-            }),
+            fitting_when_empty: count(&|class| class.could_take(request)),
             most_free: admitted().fold(Resources::ZERO, |most, class| most.max(class.free())),
             classes: classes.iter().take(MAX_CLASSES).map(|class| class.account(request)).collect(),
             classes_left_out: classes.len().saturating_sub(MAX_CLASSES) as u64,
-            would_fit_if: if chosen.is_some() { Vec::new() } else { remedies(request, &classes) },
+            would_fit_if: match chosen {
+                Some(_) => Vec::new(),
+                None => remedies(request, &classes, flavor),
+            },
         };
-        explanation.summary = summary::of(&explanation);
+        explanation.summarise();
         explanation
+    }
+
+    /// Says it anew in one sentence, where something was added.
+    pub fn summarise(&mut self) {
+        self.summary = summary::of(self);
     }
 
     /// The form for those who may not know the hosts: counts, no ids and no names.
@@ -79,12 +106,16 @@ impl Explanation {
             match change {
                 WouldFit::Freed { host, .. } | WouldFit::HostReady { host, .. } => *host = None,
                 WouldFit::SmallerNeed { .. }
+                | WouldFit::OtherFlavor { .. }
+                | WouldFit::GroupSoft { .. }
+                | WouldFit::HostAdded { .. }
+                | WouldFit::QuotaRaised { .. }
                 | WouldFit::OtherZone { .. }
                 | WouldFit::NotRequired { .. }
                 | WouldFit::NotForbidden { .. } => {}
             }
         }
-        self.summary = summary::of(&self);
+        self.summarise();
         self
     }
 }
@@ -99,7 +130,12 @@ impl Class<'_> {
     }
 
     fn admitted(&self, request: &Request) -> bool {
-        !self.excluded && self.constraints.admit(request)
+        self.outside.is_none() && self.constraints.admit(request)
+    }
+
+    /// Whether it could take the request if nothing ran there.
+    pub(super) fn could_take(&self, request: &Request) -> bool {
+        self.admitted(request) && request.need.fits_in(self.limit)
     }
 
     fn fits(&self, request: &Request) -> bool {
@@ -107,7 +143,7 @@ impl Class<'_> {
     }
 
     /// The largest share of a needed amount that is lacking.
-    fn shortfall(&self, request: &Request) -> Share {
+    pub(super) fn shortfall(&self, request: &Request) -> Share {
         let (need, free) = (request.need.parts(), self.free().parts());
         let shares = (0..3).map(|r| Share::new(need[r].saturating_sub(free[r]), need[r], 0));
         shares.max().unwrap_or(Share::new(0, 1, 0))
@@ -170,15 +206,33 @@ impl Class<'_> {
         if !present.is_empty() {
             refusals.push(Refusal::ForbiddenTraits { present });
         }
-        if self.excluded {
-            refusals.push(Refusal::Excluded);
+        if !host.takes(request) {
+            refusals.push(Refusal::Dedicated);
+        }
+        let by = GroupScope::Zone;
+        if !host.is_together(request) {
+            refusals.push(Refusal::Affinity { by });
+        }
+        if host.is_apart(request) {
+            refusals.push(Refusal::AntiAffinity { by });
+        }
+        let by = GroupScope::Host;
+        match self.outside {
+            Some(Outside::Excluded) => refusals.push(Refusal::Excluded),
+            Some(Outside::Apart) => refusals.push(Refusal::AntiAffinity { by }),
+            Some(Outside::NotTogether) => refusals.push(Refusal::Affinity { by }),
+            None => {}
         }
         refusals
     }
 }
 
 /// Single changes that would do. The classes come in the order of [`Class::order`].
-fn remedies(request: &Request, classes: &[Class<'_>]) -> Vec<WouldFit> {
+fn remedies(
+    request: &Request,
+    classes: &[Class<'_>],
+    flavor: Option<&FlavorSize>,
+) -> Vec<WouldFit> {
     let mut changes = Vec::new();
     let closest = |room: &dyn Fn(&Class<'_>) -> bool| {
         classes.iter().find(|class| class.admitted(request) && room(class))
@@ -189,6 +243,9 @@ fn remedies(request: &Request, classes: &[Class<'_>]) -> Vec<WouldFit> {
     };
     if let Some(class) = closest(&sized) {
         changes.push(WouldFit::SmallerNeed { need: request.need.min(class.free()) });
+    }
+    if let Some(FlavorSize { name, need, .. }) = flavor {
+        changes.push(WouldFit::OtherFlavor { name: cut(name), need: *need });
     }
     if let Some(class) = closest(&|class| request.need.fits_in(class.limit)) {
         let wanted = class.used.checked_add(request.need).unwrap_or(class.limit);
@@ -205,6 +262,11 @@ fn remedies(request: &Request, classes: &[Class<'_>]) -> Vec<WouldFit> {
         entry.and_modify(|known| known.count(class.hosts)).or_insert(change);
     }
     changes.extend(others.into_values());
+    // Where waiting does not help and nothing smaller does.
+    if !classes.iter().any(|class| class.could_take(request)) {
+        changes.truncate(MAX_LIST - 1);
+        changes.push(WouldFit::HostAdded { size: request.need });
+    }
     changes.truncate(MAX_LIST);
     changes
 }
@@ -224,7 +286,11 @@ fn remedy(refusal: &Refusal, class: &Class<'_>) -> Option<WouldFit> {
         Refusal::ForbiddenTraits { present } => {
             Some(WouldFit::NotForbidden { traits: present.clone(), hosts })
         }
-        Refusal::Excluded
+        Refusal::Affinity { .. } | Refusal::AntiAffinity { .. } => {
+            Some(WouldFit::GroupSoft { hosts })
+        }
+        Refusal::Dedicated
+        | Refusal::Excluded
         | Refusal::OverLimit { .. }
         | Refusal::Vcpus(_)
         | Refusal::MemoryMib(_)
@@ -239,7 +305,12 @@ impl WouldFit {
             | Self::OtherZone { hosts, .. }
             | Self::NotRequired { hosts, .. }
             | Self::NotForbidden { hosts, .. } => *hosts += more,
-            Self::SmallerNeed { .. } | Self::Freed { .. } => {}
+            Self::GroupSoft { hosts } => *hosts += more,
+            Self::SmallerNeed { .. }
+            | Self::OtherFlavor { .. }
+            | Self::HostAdded { .. }
+            | Self::Freed { .. }
+            | Self::QuotaRaised { .. } => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::lifetime::{ExitClass, Stay};
 use super::policy::Policy;
 use super::resources::Resources;
-use crate::domain::id::HostId;
+use crate::domain::id::{HostId, TenantId};
 
 /// Whether a host takes new instances, and if not, why.
 #[derive(
@@ -62,6 +62,8 @@ pub struct HostView {
     pub used: Resources,
     pub traits: BTreeSet<String>,
     pub zone: Option<String>,
+    /// The tenants that alone may use it; none: it is open to all.
+    pub dedicated: BTreeSet<TenantId>,
     pub state: HostState,
     /// For `lifetime_fit`; kept by [`Guests`](super::Guests).
     pub exit: ExitClass,
@@ -86,6 +88,16 @@ pub struct Request {
     pub zone: Option<String>,
     /// Hosts that must not be chosen, such as one that just refused a claim.
     pub exclude: BTreeSet<HostId>,
+    /// Who asks; none: nobody for whom hosts are dedicated.
+    pub tenant: Option<TenantId>,
+    /// Only these hosts: where the rest of its group is.
+    pub together: Option<BTreeSet<HostId>>,
+    /// None of these hosts: each has one of its group.
+    pub apart: BTreeSet<HostId>,
+    /// Only these zones.
+    pub together_zones: Option<BTreeSet<String>>,
+    /// None of these zones.
+    pub apart_zones: BTreeSet<String>,
     pub policy: Policy,
     /// For `lifetime_fit`, which without it is best fit.
     pub stay: Option<Stay>,
@@ -111,6 +123,7 @@ pub(super) struct Constraints {
     pub(super) state: HostState,
     pub(super) zone: Option<String>,
     pub(super) traits: BTreeSet<String>,
+    pub(super) dedicated: BTreeSet<TenantId>,
 }
 
 impl Constraints {
@@ -118,11 +131,31 @@ impl Constraints {
     pub(super) fn admit(&self, request: &Request) -> bool {
         self.state == HostState::Ready
             && self.zone_suits(request)
+            && self.takes(request)
+            && self.is_together(request)
+            && !self.is_apart(request)
             && request.required.is_subset(&self.traits)
             && request.forbidden.is_disjoint(&self.traits)
     }
 
     pub(super) fn zone_suits(&self, request: &Request) -> bool {
         request.zone.is_none() || request.zone == self.zone
+    }
+
+    /// Whether it is open to who asks.
+    pub(super) fn takes(&self, request: &Request) -> bool {
+        self.dedicated.is_empty()
+            || request.tenant.is_some_and(|tenant| self.dedicated.contains(&tenant))
+    }
+
+    /// Whether its zone is one where the group is; a host without a zone is in none.
+    pub(super) fn is_together(&self, request: &Request) -> bool {
+        let zones = request.together_zones.as_ref();
+        zones.is_none_or(|zones| self.zone.as_ref().is_some_and(|zone| zones.contains(zone)))
+    }
+
+    /// Whether its zone has one of the group.
+    pub(super) fn is_apart(&self, request: &Request) -> bool {
+        self.zone.as_ref().is_some_and(|zone| request.apart_zones.contains(zone))
     }
 }

@@ -1,14 +1,10 @@
 //! The capacity index: hosts in classes, classes in trees, kept by deltas.
 
-use super::account::Explanation;
 use super::host::{Constraints, HostView, Request};
 use super::lifetime::ExitClass;
-use super::listing;
 use super::members::{Members, NONE, moved_down, moved_up};
 use super::names::Names;
-use super::policy::{Policy, RoundRobin};
 use super::resources::Resources;
-use super::search;
 use super::shapes::{Shape, Shapes, mark};
 use super::tree::{Forest, Place, Point, push};
 use crate::domain::id::HostId;
@@ -95,7 +91,7 @@ impl Index {
 
     /// Adds the host, or replaces everything known of it.
     pub fn upsert(&mut self, host: HostView) {
-        let HostView { id, name, limit, used, traits, zone, state, exit } = host;
+        let HostView { id, name, limit, used, traits, zone, dedicated, state, exit } = host;
         let slot = match self.slots.binary_search_by_key(&id, |slot| slot.id) {
             Ok(at) => {
                 let slot = self.detach(at);
@@ -107,7 +103,7 @@ impl Index {
             }
             Err(at) => self.open(at, id, &name),
         };
-        let set = self.shapes.set(Constraints { state, zone, traits });
+        let set = self.shapes.set(Constraints { state, zone, traits, dedicated });
         self.attach(slot, set, limit, used, exit);
         // Values that no host has any more are never taken out one by one.
         if self.shapes.all.len() > 2 * self.slots.len() + 1024 {
@@ -179,49 +175,6 @@ impl Index {
         let slot = self.detach(at);
         self.attach(slot, shape.set, shape.limit, class.used(&shape), exit);
         Ok(())
-    }
-
-    /// Chooses a host by the request's policy; ties go to the smallest id. Takes nothing.
-    ///
-    /// # Errors
-    /// No host can take the request.
-    pub fn place(&self, request: &Request, cursor: &mut RoundRobin) -> Result<HostId, NoFit> {
-        let chosen = self.slots[self.choose(request, cursor).ok_or(NoFit)? as usize].id;
-        if request.policy == Policy::RoundRobin {
-            cursor.last = Some(chosen);
-        }
-        Ok(chosen)
-    }
-
-    /// Places the request and takes its room, so that the next request sees it taken.
-    ///
-    /// # Errors
-    /// No host can take the request.
-    pub fn claim(&mut self, request: &Request, cursor: &mut RoundRobin) -> Result<HostId, NoFit> {
-        let chosen = self.place(request, cursor)?;
-        // A host that was just chosen has the room.
-        self.take(chosen, request.need).or(Err(NoFit))?;
-        Ok(chosen)
-    }
-
-    /// Accounts for what [`Index::place`] would choose now. Changes nothing.
-    pub fn explain(&self, request: &Request, cursor: &RoundRobin) -> Explanation {
-        let chosen = self.choose(request, cursor).map(|slot| {
-            let (slot, class) = (&self.slots[slot as usize], self.class_of(slot));
-            let limit = self.shapes.get(class.shape).limit;
-            (slot.id, self.names.get(slot.name), limit, Resources::from_parts(class.free))
-        });
-        Explanation::of(request, chosen, listing::classes(self, request))
-    }
-
-    fn choose(&self, request: &Request, cursor: &RoundRobin) -> Option<u32> {
-        if request.policy != Policy::RoundRobin {
-            return search::best(self, request);
-        }
-        let after =
-            cursor.last.map_or(0, |last| self.slots.partition_point(|slot| slot.id <= last));
-        let next = search::next(self, request, number(after));
-        next.or_else(|| search::next(self, request, 0))
     }
 
     fn change(
@@ -322,7 +275,8 @@ impl Index {
     fn view(&self, slot: &Slot) -> HostView {
         let class = &self.classes[slot.class as usize];
         let shape = self.shapes.get(class.shape);
-        let Constraints { state, zone, traits } = self.shapes.sets[shape.set as usize].clone();
+        let Constraints { state, zone, traits, dedicated } =
+            self.shapes.sets[shape.set as usize].clone();
         let name = self.names.get(slot.name).to_owned();
         HostView {
             id: slot.id,
@@ -331,6 +285,7 @@ impl Index {
             used: class.used(shape),
             traits,
             zone,
+            dedicated,
             state,
             exit: shape.exit,
         }
@@ -340,13 +295,20 @@ impl Index {
         &self.classes[self.slots[slot as usize].class as usize]
     }
 
-    /// The slots of the hosts that the request excludes, sorted.
+    /// The slots of the hosts that the request must not have, sorted.
     pub(super) fn excluded(&self, request: &Request) -> Vec<u32> {
-        let slots = request
-            .exclude
-            .iter()
-            .filter_map(|id| self.slots.binary_search_by_key(id, |slot| slot.id).ok().map(number));
-        slots.collect()
+        let mut slots = self.slots_of(request.exclude.iter());
+        if !request.apart.is_empty() {
+            slots.extend(self.slots_of(request.apart.iter()));
+            slots.sort_unstable();
+        }
+        slots
+    }
+
+    /// The slots of those of the hosts that are known.
+    pub(super) fn slots_of<'a>(&self, ids: impl Iterator<Item = &'a HostId>) -> Vec<u32> {
+        let slot = |id| self.slots.binary_search_by_key(id, |slot| slot.id).ok().map(number);
+        ids.filter_map(slot).collect()
     }
 
     /// The first member from a slot on that is not excluded.
@@ -374,6 +336,6 @@ impl ClassRow {
 }
 
 /// Slots and classes are u32; a cloud of four thousand million hosts is refused by memory first.
-fn number(at: usize) -> u32 {
+pub(super) fn number(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(NONE)
 }

@@ -6,9 +6,11 @@
 
 mod account;
 mod candidate;
+mod choose;
 #[cfg(test)]
 mod exhaustive;
 mod explain;
+mod groups;
 mod host;
 mod index;
 mod lifetime;
@@ -26,11 +28,12 @@ mod tests;
 pub mod trace;
 mod tree;
 
+pub use crate::domain::policy::UnknownPolicy;
 pub use account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
-pub use candidate::index;
-pub use explain::MAX_CLASSES;
+pub use candidate::{NO_SLOT, index, request, view, wishes};
+pub use explain::{FlavorSize, MAX_CLASSES};
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};
 pub use lifetime::{ExitClass, Guests, Labels, Learner, Stay};
-pub use policy::{Policy, RoundRobin, UnknownPolicy};
+pub use policy::{Policy, RoundRobin};
 pub use resources::Resources;

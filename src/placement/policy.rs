@@ -1,47 +1,14 @@
 //! How placement prefers one host that fits over another: exact scores, no floating point.
 
 use std::cmp::{Ordering, Reverse};
-use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::resources::Resources;
 use crate::domain::id::HostId;
-
-/// The rule by which a host is chosen among those that fit. With the residual of a resource
-/// `(free - need) / limit`, where a resource of limit 0 does not count:
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// The smallest maximum of the three residuals; then the smallest second and third largest.
-    #[default]
-    BestFit,
-    /// The smallest sum of the three residuals. Normalised, since raw leftovers would add MiB to vCPUs.
-    BestFitSum,
-    /// The largest minimum of the three residuals; then the largest second and third smallest.
-    Spread,
-    /// As best fit, but first on hosts that are in use for as long as the guest is expected to stay, and last on empty ones.
-    LifetimeFit,
-    /// The next host in the order of ids after the one chosen last.
-    RoundRobin,
-}
+pub use crate::domain::policy::Policy;
 
 impl Policy {
-    pub const ALL: [Self; 5] =
-        [Self::BestFit, Self::BestFitSum, Self::Spread, Self::LifetimeFit, Self::RoundRobin];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BestFit => "best_fit",
-            Self::BestFitSum => "best_fit_sum",
-            Self::Spread => "spread",
-            Self::LifetimeFit => "lifetime_fit",
-            Self::RoundRobin => "round_robin",
-        }
-    }
-
     /// How good a host is for this need, which must fit; smaller is better. Equal for all under round robin.
     pub(super) fn rank(self, limit: Resources, free: Resources, need: Resources) -> Rank {
         let (limit, free, need) = (limit.parts(), free.parts(), need.parts());
@@ -60,25 +27,6 @@ impl Policy {
             Self::BestFitSum => Rank::Sum(Sum::of(std::array::from_fn(left), limit)),
             Self::RoundRobin => Rank::Any,
         }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The text names no policy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of best_fit, best_fit_sum, spread, lifetime_fit, round_robin")]
-pub struct UnknownPolicy;
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
-        Self::ALL.into_iter().find(|policy| policy.as_str() == text).ok_or(UnknownPolicy)
     }
 }
 
@@ -207,6 +155,7 @@ fn wide_mul(a: u128, b: u128) -> (u128, u128) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::policy::UnknownPolicy;
 
     #[test]
     fn every_policy_is_read_back_from_its_name() {

@@ -3,7 +3,7 @@
 use super::host::Request;
 use super::index::{ClassRow, Index};
 use super::members::NONE;
-use super::policy::{Policy, Rank, Share};
+use super::policy::{Policy, Rank, RoundRobin, Share};
 use super::resources::Resources;
 use super::shapes::{Admitted, Group};
 use super::tree::{Body, DEPTH, Node, Point};
@@ -61,6 +61,36 @@ pub(super) fn best(index: &Index, request: &Request) -> Option<u32> {
         search.visit(group.tree.node);
     }
     search.best.map(|(_, slot)| slot)
+}
+
+/// The slot of the best of these hosts, which are few; the same order of preference as everywhere.
+pub(super) fn among(
+    index: &Index,
+    request: &Request,
+    slots: &[u32],
+    cursor: &RoundRobin,
+) -> Option<u32> {
+    let (excluded, admitted) = (index.excluded(request), index.shapes.admitted(request));
+    let need = request.need;
+    let fits = |slot: &&u32| {
+        let class = index.class_of(**slot);
+        need.fits_in(Resources::from_parts(class.free))
+            && admitted.has(index.shapes.get(class.shape))
+            && excluded.binary_search(slot).is_err()
+    };
+    let fitting = slots.iter().filter(fits);
+    if request.policy == Policy::RoundRobin {
+        // After the host that was chosen last, and then from the first.
+        let is_past =
+            |slot: u32| cursor.last.is_some_and(|last| index.slots[slot as usize].id <= last);
+        return fitting.copied().min_by_key(|slot| (is_past(*slot), *slot));
+    }
+    fitting.copied().min_by_key(|slot| {
+        let class = index.class_of(*slot);
+        let shape = index.shapes.get(class.shape);
+        let rank = request.policy.rank(shape.limit, Resources::from_parts(class.free), need);
+        (request.turn(shape.exit), rank, *slot)
+    })
 }
 
 /// The first slot from `from` on that fits, for round robin.

@@ -119,6 +119,7 @@ impl Replay {
             traits: std::collections::BTreeSet::new(),
             zone: None,
             state: HostState::Ready,
+            dedicated: std::collections::BTreeSet::new(),
             exit: ExitClass::NONE,
         };
         let least = trace.iter().map(|vm| vm.need).reduce(Resources::min).unwrap_or_default();

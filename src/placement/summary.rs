@@ -2,10 +2,14 @@
 
 use super::account::{Explanation, HostClass, NamedHost, Refusal, WouldFit};
 use super::resources::UNITS;
+use crate::domain::group::GroupScope;
 
 pub(super) fn of(explanation: &Explanation) -> String {
     let Explanation { need, hosts, fitting, policy, .. } = explanation;
     if let Some(chosen) = &explanation.chosen {
+        if let Some(change) = explanation.would_fit_if.first() {
+            return format!("a host has room; it would fit if {}", wish(change));
+        }
         let host = chosen.host.as_ref().map_or("a host", |host| host.name.as_str());
         return format!(
             "{policy} chooses {host}, 1 of {fitting} that fit among {}; it keeps {} free",
@@ -62,6 +66,9 @@ impl Refusal {
             | Self::Zone { .. }
             | Self::RequiredTraits { .. }
             | Self::ForbiddenTraits { .. }
+            | Self::Dedicated
+            | Self::Affinity { .. }
+            | Self::AntiAffinity { .. }
             | Self::Excluded
             | Self::OverLimit { .. } => return None,
         };
@@ -76,6 +83,13 @@ fn reason(refusal: &Refusal) -> String {
         Refusal::Zone { need, have: None } => format!("is in no zone, not in {need}"),
         Refusal::RequiredTraits { missing } => format!("is without {}", some(missing)),
         Refusal::ForbiddenTraits { present } => format!("has the forbidden {}", some(present)),
+        Refusal::Dedicated => "is dedicated to other tenants".into(),
+        Refusal::Affinity { by: GroupScope::Host } => "is not where its group is".into(),
+        Refusal::Affinity { by: GroupScope::Zone } => "is not in the zone of its group".into(),
+        Refusal::AntiAffinity { by: GroupScope::Host } => "has one of its group already".into(),
+        Refusal::AntiAffinity { by: GroupScope::Zone } => {
+            "is in a zone that has one of its group already".into()
+        }
         Refusal::Excluded => "is excluded by the request".into(),
         Refusal::OverLimit { .. } => "carries more than its limit".into(),
         Refusal::Vcpus(_) | Refusal::MemoryMib(_) | Refusal::DiskGib(_) => String::new(),
@@ -88,6 +102,10 @@ fn wish(change: &WouldFit) -> String {
         host.as_ref().map_or_else(|| "one host".to_owned(), |host| host.name.clone())
     };
     match change {
+        WouldFit::OtherFlavor { name, .. } => format!("its flavor were {name}"),
+        WouldFit::GroupSoft { .. } => "its group were not hard".into(),
+        WouldFit::HostAdded { size } => format!("a host with {size} free were added"),
+        WouldFit::QuotaRaised { quota, to } => format!("the quota of {quota} were raised to {to}"),
         WouldFit::SmallerNeed { need } => format!("it needed {need}"),
         WouldFit::Freed { amount, host } => format!("{amount} more were free on {}", who(host)),
         WouldFit::HostReady { state, host, .. } => {

@@ -53,7 +53,17 @@ fn host() -> impl Strategy<Value = HostView> {
         |(n, (limit, used, over), traits, zone, state, exit)| {
             let used = if over { used } else { used.min(limit) };
             let name = format!("node-{n}");
-            HostView { id: id(n), name, limit, used, traits, zone, state, exit }
+            HostView {
+                id: id(n),
+                name,
+                limit,
+                used,
+                traits,
+                zone,
+                dedicated: BTreeSet::new(),
+                state,
+                exit,
+            }
         },
     )
 }
@@ -74,7 +84,7 @@ fn request() -> impl Strategy<Value = Request> {
     (resources(), traits(), traits(), zone(), exclude, policy).prop_map(
         |(need, required, forbidden, zone, exclude, (policy, stay))| {
             let forbidden = forbidden.difference(&required).cloned().collect();
-            Request { need, required, forbidden, zone, exclude, policy, stay }
+            Request { need, required, forbidden, zone, exclude, policy, stay, ..Request::default() }
         },
     )
 }
@@ -353,6 +363,7 @@ fn plain(n: u64, limit: Resources, used: Resources) -> HostView {
         traits: BTreeSet::new(),
         zone: None,
         state: HostState::Ready,
+        dedicated: BTreeSet::new(),
         exit: ExitClass::NONE,
     }
 }

@@ -12,13 +12,13 @@ use tracing::field::display;
 use uuid::Uuid;
 
 use super::fault;
-use super::hold::Compared;
 use super::placer::Placer;
 use super::turns::Turns;
 use crate::config::Config;
 use crate::domain::beat::Beats;
 use crate::domain::clock::Clock;
 use crate::domain::clock::Time;
+use crate::domain::compared::Compared;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, NetworkId};

@@ -5,9 +5,6 @@
 //! served last. Then the hold begins, for all processes, until an admin has looked and ends it (`pileus admin resume`).
 //! Nothing of this is written while all is well.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
 use chrono::TimeDelta;
 use serde_json::json;
 
@@ -18,27 +15,10 @@ use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::HostId;
 use crate::hypervisor::DomainSeen;
 use crate::store::hosts::Reached;
-use crate::store::work::{self, Kind};
 use crate::store::{self};
 
 /// How often what is held back is looked at again; the end of the hold makes it due at once.
 const PAUSE: TimeDelta = TimeDelta::seconds(60);
-
-/// The hosts that this process has compared with the database since it started: before that, nothing is placed on or removed
-/// from a host.
-#[derive(Debug, Default)]
-pub struct Compared(Mutex<HashSet<HostId>>);
-
-impl Compared {
-    pub fn has(&self, host: HostId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&host)
-    }
-
-    /// Whether it is new.
-    fn note(&self, host: HostId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host)
-    }
-}
 
 /// Why nothing may be removed from the host now; `None`: it may.
 pub async fn why(ctx: &Context, host: HostId) -> Result<Option<String>, Trouble> {
@@ -64,10 +44,7 @@ pub async fn compare(ctx: &Context, host: HostId, seen: &Inventory) -> Result<()
     judge(ctx, host, seen.newest(ctx.cloud)).await?;
     if ctx.compared.note(host) {
         // Who waits for a place could not have this host before.
-        let mut conn = ctx.conn().await?;
-        for id in store::instances::unplaced(&mut conn, 1000).await? {
-            work::touch(&mut conn, Kind::Instance, id.0, ctx.clock.now()).await?;
-        }
+        store::queue::wake(&mut *ctx.conn().await?, ctx.clock.now()).await?;
         ctx.changes.wake();
     }
     Ok(())

@@ -208,9 +208,7 @@ async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()>
         }
     }
     // Perhaps there is more room than before.
-    for id in store::instances::unplaced(&mut conn, 1000).await? {
-        work::touch(&mut conn, Kind::Instance, id.0, now).await?;
-    }
+    store::queue::wake(&mut conn, now).await?;
     drop(conn);
     ctx.changes.changed(host.id.0);
     ctx.changes.wake();

@@ -20,7 +20,7 @@ use crate::store::instances::Record;
 use crate::store::ports::PortView;
 use crate::store::work::{self, Kind, Lease};
 
-pub(super) use removal::{clean_host, wake_unplaced};
+pub(super) use removal::{clean_host, wake_queue};
 
 /// A guest that ends sooner than this after its start makes the next start wait longer.
 const QUICK_EXIT: TimeDelta = TimeDelta::seconds(10);
@@ -30,6 +30,10 @@ const WATCH_ADDRESSES: TimeDelta = TimeDelta::minutes(10);
 const WATCH_CLOUD_INIT: TimeDelta = TimeDelta::hours(1);
 /// How often capacity is looked for when nobody says that some came free.
 const PLACE_AGAIN: TimeDelta = TimeDelta::seconds(5);
+/// The same of those further behind, whom the first ones' looks place, too.
+const PLACE_LATER: TimeDelta = TimeDelta::seconds(60);
+/// So many are the first.
+const FIRST: usize = 8;
 
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
     let id = InstanceId(lease.item);
@@ -96,7 +100,10 @@ impl Look<'_> {
                     fault::point("placed");
                     Ok(Outcome::Again)
                 }
-                Placed::NoRoom(summary) => Ok(Outcome::wait(PLACE_AGAIN, summary)),
+                Placed::NoRoom { summary, position } => {
+                    let pause = if position <= FIRST { PLACE_AGAIN } else { PLACE_LATER };
+                    Ok(Outcome::wait(pause, summary))
+                }
                 // Perhaps it was placed before, where this database does not know of.
                 Placed::Lost if hold::everywhere(self.ctx).await?.is_some() => Ok(hold::wait()),
                 Placed::Lost => {

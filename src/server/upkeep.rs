@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::service::{App, upkeep};
+use crate::service::{App, expiry, upkeep};
 
 /// Longest round: it goes by batches, and a batch waits for a connection or a lock for at most 40 s.
 const ROUND: Duration = Duration::from_mins(10);
@@ -26,6 +26,31 @@ pub async fn run(app: App) {
                 tracing::warn!(%error, "old things could not be forgotten; trying again");
             }
         }
+        beat.alive(app.clock.now());
+    }
+}
+
+/// Ends what has come to its time, until `app.shutdown`.
+pub async fn expire(app: App) {
+    let patience = app.config.database_patience;
+    let beat = app.beats().register("expiry", patience * 2, app.clock.now());
+    let mut pause = Duration::ZERO;
+    loop {
+        let round = async {
+            tokio::time::sleep(pause).await;
+            tokio::time::timeout(patience, expiry::run_once(&app)).await
+        };
+        pause = match app.shutdown.run_until_cancelled(round).await {
+            None => return,
+            Some(Ok(Ok(next))) => expiry::pause(app.clock.now(), next),
+            Some(failed) => {
+                tracing::warn!(
+                    ?failed,
+                    "what has come to its time could not be ended; trying again"
+                );
+                expiry::pause(app.clock.now(), None)
+            }
+        };
         beat.alive(app.clock.now());
     }
 }

@@ -90,8 +90,14 @@ pub async fn ensure(app: &App, wanted: &Bootstrap) -> Result<Bootstrapped> {
             store::tenants::insert(&mut tx, id, &name, "", &quota::defaults(app), now).await?;
             note(&mut tx, "tenant.create", ("tenant", id.0, TENANT), Some(id), now).await?;
             for (name, vcpus, memory_mib, disk_gib) in FLAVORS {
-                let new =
-                    NewFlavor { name: name.into(), vcpus, memory_mib, disk_gib, traits: vec![] };
+                let new = NewFlavor {
+                    name: name.into(),
+                    vcpus,
+                    memory_mib,
+                    disk_gib,
+                    traits: vec![],
+                    policy: None,
+                };
                 if store::flavors::find(&mut tx, name).await?.is_none() {
                     let id = FlavorId(Uuid::now_v7());
                     store::flavors::insert(&mut tx, id, &new.check()?, &new, now).await?;

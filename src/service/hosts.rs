@@ -120,9 +120,7 @@ pub async fn update(
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
     // Perhaps there is room now for what found none.
-    for waiting in store::instances::unplaced(write.conn(), 1000).await? {
-        write.touch(Kind::Instance, waiting.0).await?;
-    }
+    write.wake_queue().await?;
     write.accepted("host.update", subject(&host), json!(patch)).await?;
     write.commit(&host).await?;
     Ok(host)
@@ -140,6 +138,13 @@ pub async fn delete(app: &App, caller: &Caller, id: HostId, if_match: Option<i64
         let detail = format!(
             "the host carries {} incarnations of instances: disable it, delete the instances, and wait until they are gone",
             host.incarnations
+        );
+        return Err(Error::conflict("host-in-use", detail));
+    }
+    let slots = store::reservations::on_host(write.conn(), id).await?;
+    if slots > 0 {
+        let detail = format!(
+            "the host has {slots} slots of reservations: disable it, and delete the reservations or wait for their end"
         );
         return Err(Error::conflict("host-in-use", detail));
     }

@@ -125,6 +125,7 @@ fn of_process(app: &App) {
         ("sweep", config.task_sweeper),
         ("events", config.task_publisher),
         ("upkeep", config.task_upkeep),
+        ("expiry", config.task_expiry),
     ] {
         gauge!(metric::TASK_ENABLED, "task" => task).set(truth(on));
     }

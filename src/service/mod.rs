@@ -1,13 +1,16 @@
 //! What a caller may do: authorize, count the quota, open the transaction, record the wish.
 
+pub mod aggregates;
 pub mod auth;
 pub mod authorize;
 pub mod bootstrap;
 pub mod cloud;
 pub mod events;
+pub mod expiry;
 pub mod flavors;
 pub mod fsck;
 pub mod health;
+pub mod groups;
 pub mod hosts;
 pub mod instances;
 pub mod images;
@@ -16,9 +19,11 @@ pub mod limits;
 pub mod memberships;
 pub mod metrics;
 pub mod networks;
+pub mod placement;
 pub mod ports;
 pub mod quota;
 mod rates;
+pub mod reservations;
 pub mod stalled;
 pub mod tenants;
 pub mod tokens;
@@ -39,6 +44,7 @@ pub use write::{Begin, Write};
 use crate::config::Config;
 use crate::domain::beat::Beats;
 use crate::domain::clock::{Clock, Time};
+use crate::domain::compared::Compared;
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
 use crate::store;
@@ -67,6 +73,8 @@ pub struct Parts {
     pub changes: Changes,
     /// For what looks and talks but changes nothing that is stored: consoles, agents.
     pub hosts: Hosts,
+    /// The hosts that may be placed on: the reconciler notes them.
+    pub compared: Compared,
     /// Cancelled when the process is to end: waits and streams end then.
     pub shutdown: CancellationToken,
 }

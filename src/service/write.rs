@@ -122,6 +122,12 @@ impl Write {
         work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 
+    /// Perhaps there is room now for one who waits.
+    pub async fn wake_queue(&mut self) -> Result<()> {
+        self.wake = true;
+        store::queue::wake(&mut self.tx, self.now).await
+    }
+
     /// Keeps `answer` for the idempotency key, commits, and tells the process. Returns when all of it is on the disk; whoever
     /// waited for its locks, and the reconciler, do not wait for that.
     pub async fn commit(mut self, answer: &impl Serialize) -> Result<()> {

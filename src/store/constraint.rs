@@ -30,6 +30,21 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
         "name-taken",
         "there is a network of this name already: choose another name",
     ),
+    (
+        "groups_tenant_name_key",
+        "name-taken",
+        "there is a group of this name already: choose another name",
+    ),
+    (
+        "aggregates_name_key",
+        "name-taken",
+        "there is an aggregate of this name already: choose another name",
+    ),
+    (
+        "reservations_tenant_name_key",
+        "name-taken",
+        "there is a reservation of this name already: choose another name",
+    ),
     ("hosts_name_key", "name-taken", "there is a host of this name already: choose another name"),
     (
         "hosts_host_uuid_key",
@@ -65,6 +80,28 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
         "ports_network_fkey",
         "in-use",
         "the network still has ports: delete the instances and ports on it first",
+    ),
+    ("groups_tenant_fkey", "in-use", "the tenant still has groups: delete them first"),
+    ("reservations_tenant_fkey", "in-use", "the tenant still has reservations: delete them first"),
+    (
+        "aggregate_tenants_tenant_fkey",
+        "in-use",
+        "hosts are dedicated to the tenant: take it out of its aggregates first",
+    ),
+    (
+        "instances_group_fkey",
+        "in-use",
+        "the group still has instances, or was deleted at this moment: delete them first, or choose another",
+    ),
+    (
+        "instances_reservation_fkey",
+        "reservation-ended",
+        "the reservation ended at this moment: choose another",
+    ),
+    (
+        "reservation_slots_host_fkey",
+        "in-use",
+        "the host still has slots of reservations: delete those first",
     ),
     ("instances_tenant_fkey", "in-use", "the tenant still has instances: delete them first"),
     ("incarnations_host_fkey", "in-use", "the host still carries instances: delete them first"),

@@ -4,6 +4,7 @@
 mod tests;
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::domain::clock::Time;
@@ -35,6 +36,35 @@ pub async fn insert(conn: &mut PgConnection, event: &NewEvent, now: Time) -> Res
     .bind(&event.actor.request_id)
     .bind(event.outcome)
     .bind(&event.detail)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes many at once.
+pub async fn insert_all(conn: &mut PgConnection, events: &[NewEvent], now: Time) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let texts =
+        |one: &dyn Fn(&NewEvent) -> String| -> Vec<String> { events.iter().map(one).collect() };
+    sqlx::query(
+        "insert into events (id, at, tenant_id, kind, resource_kind, resource_id, resource_name, actor, request_id, outcome, detail)
+         select e.id, $1, e.tenant_id, e.kind, e.resource_kind, e.resource_id, e.resource_name, e.actor,
+                (select request_id from work w where w.kind = e.resource_kind and w.item = e.resource_id), e.outcome, e.detail
+         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::jsonb[])
+              as e(id, tenant_id, kind, resource_kind, resource_id, resource_name, actor, outcome, detail)",
+    )
+    .bind(now)
+    .bind(events.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.subject.tenant.map(|id| id.0)).collect::<Vec<_>>())
+    .bind(texts(&|event| event.kind.into()))
+    .bind(texts(&|event| event.subject.kind.into()))
+    .bind(events.iter().map(|event| event.subject.id).collect::<Vec<_>>())
+    .bind(texts(&|event| event.subject.name.clone()))
+    .bind(texts(&|event| event.actor.name.clone()))
+    .bind(texts(&|event| event.outcome.as_str().into()))
+    .bind(events.iter().map(|event| Json(&event.detail)).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

@@ -17,8 +17,8 @@ pub async fn insert(
     now: Time,
 ) -> Result<Flavor> {
     let flavor = sqlx::query_as(
-        "insert into flavors (id, name, vcpus, memory_mib, disk_gib, traits, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
+        "insert into flavors (id, name, vcpus, memory_mib, disk_gib, traits, created_at, policy)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
          returning *",
     )
     .bind(id)
@@ -28,6 +28,7 @@ pub async fn insert(
     .bind(new.disk_gib)
     .bind(&new.traits)
     .bind(now)
+    .bind(new.policy)
     .fetch_one(conn)
     .await?;
     Ok(flavor)

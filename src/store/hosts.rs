@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::host::{Candidate, Host, HostFilter, HostPatch, NewHost, VirtType};
+use crate::domain::host::{Host, HostFilter, HostPatch, NewHost, VirtType};
 use crate::domain::id::HostId;
 use crate::domain::page::Page;
 use crate::domain::text::Name;
@@ -143,17 +143,6 @@ pub async fn set_down(conn: &mut PgConnection, id: HostId, reason: &str, now: Ti
     Ok(())
 }
 
-pub async fn candidates(conn: &mut PgConnection) -> Result<Vec<Candidate>> {
-    let rows = sqlx::query_as(
-        "select id, name, zone, traits, enabled, removed_at is not null as leaving, health,
-                limit_vcpus, limit_memory_mib, limit_disk_gib, used_vcpus, used_memory_mib, used_disk_gib
-         from hosts order by id",
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
-}
-
 /// The local host of `up`, registered where it is missing and brought in line with the settings where it is there.
 #[derive(Debug, Clone)]
 pub struct Local {
@@ -218,7 +207,8 @@ pub async fn forget(conn: &mut PgConnection, id: HostId) -> Result<bool> {
     super::generations::keep(conn, id).await?;
     let done = sqlx::query(
         "delete from hosts h where id = $1 and removed_at is not null
-             and not exists (select from incarnations c where c.host_id = h.id)",
+             and not exists (select from incarnations c where c.host_id = h.id)
+             and not exists (select from reservation_slots s where s.host_id = h.id)",
     )
     .bind(id)
     .execute(conn)

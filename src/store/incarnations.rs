@@ -7,28 +7,12 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::id::{HostId, IncarnationId, InstanceId, TenantId};
 
-/// What an instance needs a host for.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct Unplaced {
-    pub id: InstanceId,
-    pub tenant_id: TenantId,
-    pub vcpus: i32,
-    pub memory_mib: i64,
-    pub disk_gib: i64,
-    pub traits: Vec<String>,
-}
-
-/// Those of `ids` that still want a host, locked against another placer. While the cloud is held, one that is older than the
-/// hold may have been placed by a later state of the database, and is not placed a second time. The transaction's commit does
-/// not wait for the disk: what is to run on a claim is started only after a later one that does.
-pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Result<Vec<Unplaced>> {
-    let rows = sqlx::query_as(
-        "select i.id, i.tenant_id, i.vcpus, i.memory_mib, i.disk_gib, i.traits,
-                set_config('synchronous_commit', 'off', true)
-         from instances i
+/// Locks those of `ids` that still want a host; others are left out, and so are those that another placer has.
+pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Result<Vec<InstanceId>> {
+    let rows = sqlx::query_scalar(
+        "select i.id from instances i
          where i.id = any($1) and i.wanted in ('running', 'paused')
            and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
-           and not exists (select from cloud where held_since > i.created_at)
          order by i.id
          for update of i skip locked",
     )
@@ -38,40 +22,79 @@ pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Resul
     Ok(rows)
 }
 
-/// Takes the capacity and inserts the incarnation, both or none; `None` where the host has no room (any more) or is not open.
-/// The guard is in the update: however many placers race, `used` never passes `limit`. The claim's number, which the host's row
-/// counts, becomes the end of the id; `fresh` is the rest.
+/// A claim to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    pub instance: InstanceId,
+    pub tenant: TenantId,
+    pub host: HostId,
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+    /// The reservation's slot that it takes, whose room it has.
+    pub slot: Option<Uuid>,
+}
+
+/// Takes the capacity and inserts the incarnations, host by host all or none; gives those that were made. A host that is not open
+/// or has not the room (any more) gives none. The guard is in the update: however many placers race, `used` never passes
+/// `limit`, but by what was taken before the limit was lowered. Hosts are locked in the order of their ids, so that two who
+/// claim on the same ones wait for each other and never in a circle.
+///
+/// The claim's number, which the host's row counts, becomes the end of the id; `fresh` of each is the rest. A slot must be
+/// locked, and free, by then.
 pub async fn claim(
     conn: &mut PgConnection,
-    fresh: Uuid,
-    who: &Unplaced,
-    host: HostId,
+    claims: &[(Uuid, Claim)],
     now: Time,
-) -> Result<Option<IncarnationId>> {
-    let id = sqlx::query_scalar(
-        "with room as (
-             update hosts set used_vcpus = used_vcpus + $3, used_memory_mib = used_memory_mib + $4, used_disk_gib = used_disk_gib + $5,
-                              generation = generation + 1
-             where id = $2 and enabled and removed_at is null and health = 'up'
-               and used_vcpus + $3 <= limit_vcpus
-               and used_memory_mib + $4 <= limit_memory_mib
-               and used_disk_gib + $5 <= limit_disk_gib
-             returning id, generation)
-         insert into incarnations (id, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, created_at)
-         select ($1 || lpad(to_hex(room.generation), 12, '0'))::uuid, $6, $7, room.id, $3, $4, $5, $8 from room
-         returning id",
+) -> Result<Vec<(InstanceId, IncarnationId)>> {
+    let column = |one: &dyn Fn(&Claim) -> i64| -> Vec<i64> {
+        claims.iter().map(|(_, claim)| one(claim)).collect()
+    };
+    let made = sqlx::query_as(
+        "with asked as (
+             select *, row_number() over (partition by host_id) as place
+             from unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[])
+                  as a(front, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, slot_id)),
+         total as (
+             select a.host_id, count(*) as claims,
+                    sum(a.vcpus - coalesce(s.vcpus, 0))::bigint as vcpus,
+                    sum(a.memory_mib - coalesce(s.memory_mib, 0))::bigint as memory_mib,
+                    sum(a.disk_gib - coalesce(s.disk_gib, 0))::bigint as disk_gib
+             from asked a left join reservation_slots s on s.id = a.slot_id group by a.host_id),
+         held as materialized (
+             select h.id from hosts h where h.id in (select host_id from total) order by h.id for no key update),
+         room as (
+             update hosts h set used_vcpus = h.used_vcpus + t.vcpus, used_memory_mib = h.used_memory_mib + t.memory_mib,
+                                used_disk_gib = h.used_disk_gib + t.disk_gib, generation = h.generation + t.claims
+             from total t, held
+             where h.id = t.host_id and held.id = h.id and h.enabled and h.removed_at is null and h.health = 'up'
+               and (t.vcpus <= 0 or h.used_vcpus + t.vcpus <= h.limit_vcpus)
+               and (t.memory_mib <= 0 or h.used_memory_mib + t.memory_mib <= h.limit_memory_mib)
+               and (t.disk_gib <= 0 or h.used_disk_gib + t.disk_gib <= h.limit_disk_gib)
+             returning h.id, h.generation - t.claims as before),
+         made as (
+             insert into incarnations (id, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, created_at)
+             select (a.front || lpad(to_hex(room.before + a.place), 12, '0'))::uuid, a.instance_id, a.tenant_id, a.host_id,
+                    a.vcpus, a.memory_mib, a.disk_gib, $9
+             from asked a join room on room.id = a.host_id
+             returning id, instance_id),
+         slots as (
+             update reservation_slots s set incarnation_id = made.id
+             from made join asked a using (instance_id) where s.id = a.slot_id)
+         select instance_id, id from made",
     )
-    .bind(IncarnationId::front(fresh))
-    .bind(host)
-    .bind(i64::from(who.vcpus))
-    .bind(who.memory_mib)
-    .bind(who.disk_gib)
-    .bind(who.id)
-    .bind(who.tenant_id)
+    .bind(claims.iter().map(|(fresh, _)| IncarnationId::front(*fresh)).collect::<Vec<_>>())
+    .bind(claims.iter().map(|(_, claim)| claim.instance.0).collect::<Vec<_>>())
+    .bind(claims.iter().map(|(_, claim)| claim.tenant.0).collect::<Vec<_>>())
+    .bind(claims.iter().map(|(_, claim)| claim.host.0).collect::<Vec<_>>())
+    .bind(column(&|claim| claim.vcpus.into()))
+    .bind(column(&|claim| claim.memory_mib))
+    .bind(column(&|claim| claim.disk_gib))
+    .bind(claims.iter().map(|(_, claim)| claim.slot).collect::<Vec<_>>())
     .bind(now)
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(id)
+    Ok(made)
 }
 
 /// The disk, or the seed, was made whole.
@@ -90,14 +113,16 @@ pub async fn set_made(
     Ok(())
 }
 
-/// Gives the claim back with the row, once: a second call finds nothing.
+/// Gives the claim back with the row, once: a second call finds nothing. A reservation's slot takes its room again.
 pub async fn release(conn: &mut PgConnection, id: IncarnationId) -> Result<bool> {
     let done = sqlx::query(
-        "with gone as (delete from incarnations where id = $1 returning host_id, vcpus, memory_mib, disk_gib)
-         update hosts h set used_vcpus = h.used_vcpus - gone.vcpus,
-                            used_memory_mib = h.used_memory_mib - gone.memory_mib,
-                            used_disk_gib = h.used_disk_gib - gone.disk_gib
-         from gone where h.id = gone.host_id",
+        "with gone as (delete from incarnations where id = $1 returning host_id, vcpus, memory_mib, disk_gib),
+         slot as (update reservation_slots set incarnation_id = null where incarnation_id = $1
+                  returning vcpus, memory_mib, disk_gib)
+         update hosts h set used_vcpus = h.used_vcpus - gone.vcpus + coalesce(slot.vcpus, 0),
+                            used_memory_mib = h.used_memory_mib - gone.memory_mib + coalesce(slot.memory_mib, 0),
+                            used_disk_gib = h.used_disk_gib - gone.disk_gib + coalesce(slot.disk_gib, 0)
+         from gone left join slot on true where h.id = gone.host_id",
     )
     .bind(id)
     .execute(conn)

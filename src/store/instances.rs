@@ -1,18 +1,26 @@
 //! Instances in the database: requests write the wish, the reconciler what it saw; no statement writes both.
 
+mod ends;
+mod on_host;
+
+pub use ends::*;
+pub use on_host::*;
+
 use std::net::IpAddr;
 
 use chrono::TimeDelta;
 use ipnet::IpNet;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::id::{FlavorId, HostId, ImageId, IncarnationId, InstanceId, TenantId, UserId};
-use crate::domain::instance::{Power, Wanted, Wish};
+use crate::domain::id::{
+    FlavorId, GroupId, HostId, ImageId, IncarnationId, InstanceId, ReservationId, TenantId, UserId,
+};
+use crate::domain::instance::{Power, Unplaced, Wanted, Wish};
 use crate::domain::page::Page;
+use crate::domain::policy::Policy;
 use crate::domain::text::{Labels, Name};
 
 /// A row to be.
@@ -29,12 +37,42 @@ pub struct Insert {
     pub memory_mib: i64,
     pub disk_gib: i64,
     pub traits: Vec<String>,
+    pub forbidden_traits: Vec<String>,
+    pub zone: Option<String>,
+    pub policy: Option<Policy>,
+    pub group: Option<GroupId>,
+    pub reservation: Option<ReservationId>,
+    pub expires_at: Option<Time>,
     pub user_data: Option<String>,
     pub ssh_keys: Vec<String>,
     pub wanted: Wanted,
     pub stop_grace_s: i64,
     pub created_by: UserId,
     pub request_id: String,
+}
+
+impl Insert {
+    /// What it needs a host for.
+    pub fn unplaced(&self) -> Unplaced {
+        Unplaced {
+            id: self.id,
+            tenant_id: self.tenant,
+            flavor_name: self.flavor_name.clone(),
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            disk_gib: self.disk_gib,
+            traits: self.traits.clone(),
+            forbidden_traits: self.forbidden_traits.clone(),
+            zone: self.zone.clone(),
+            policy: self.policy,
+            group_id: self.group,
+            reservation_id: self.reservation,
+            labels: serde_json::to_string(&self.labels).unwrap_or_default(),
+            expires_at: self.expires_at,
+            queued_at: None,
+            queue_tag: None,
+        }
+    }
 }
 
 /// An instance with its incarnation, its host's health and its account on the work list.
@@ -51,6 +89,13 @@ pub struct Record {
     pub memory_mib: i64,
     pub disk_gib: i64,
     pub traits: Vec<String>,
+    pub forbidden_traits: Vec<String>,
+    pub zone: Option<String>,
+    pub policy: Option<Policy>,
+    pub group_id: Option<GroupId>,
+    pub reservation_id: Option<ReservationId>,
+    pub expires_at: Option<Time>,
+    pub queued_at: Option<Time>,
     pub created_by: Option<UserId>,
     pub created_at: Time,
 
@@ -110,7 +155,8 @@ macro_rules! records {
     ($filter:literal) => {
         concat!(
             "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
-                    i.disk_gib, i.traits, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
+                    i.disk_gib, i.traits, i.forbidden_traits, i.zone, i.policy, i.group_id, i.reservation_id,
+                    i.expires_at, i.queued_at, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
                     i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
                     i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
                     c.id as incarnation_id, c.host_id,
@@ -132,8 +178,8 @@ pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<
     sqlx::query(
         "insert into instances (id, tenant_id, name, labels, image_id, flavor_id, flavor_name, vcpus, memory_mib, disk_gib,
                                 traits, user_data, ssh_keys, created_by, request_id, created_at, wanted, wanted_at,
-                                stop_grace_s)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $16, $18)",
+                                stop_grace_s, forbidden_traits, zone, policy, group_id, reservation_id, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $16, $18, $19, $20, $21, $22, $23, $24)",
     )
     .bind(new.id)
     .bind(new.tenant)
@@ -153,6 +199,12 @@ pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<
     .bind(now)
     .bind(new.wanted)
     .bind(new.stop_grace_s)
+    .bind(&new.forbidden_traits)
+    .bind(&new.zone)
+    .bind(new.policy)
+    .bind(new.group)
+    .bind(new.reservation)
+    .bind(new.expires_at)
     .execute(conn)
     .await?;
     Ok(())
@@ -244,15 +296,18 @@ pub async fn rename(
     id: InstanceId,
     name: Option<&Name>,
     labels: Option<&Labels>,
+    expires_at: Option<Time>,
 ) -> Result<()> {
     sqlx::query(
-        "update instances set name = coalesce($2, name), labels = coalesce($3, labels), revision = revision + 1,
+        "update instances set name = coalesce($2, name), labels = coalesce($3, labels),
+             expires_at = coalesce($4, expires_at), revision = revision + 1,
              observed_revision = case when observed_revision = revision then revision + 1 else observed_revision end
          where id = $1",
     )
     .bind(id)
     .bind(name)
     .bind(labels.map(Json))
+    .bind(expires_at)
     .execute(conn)
     .await?;
     Ok(())
@@ -326,75 +381,4 @@ pub async fn seed_data(conn: &mut PgConnection, id: InstanceId) -> Result<Option
 pub async fn forget(conn: &mut PgConnection, id: InstanceId) -> Result<()> {
     sqlx::query("delete from instances where id = $1").bind(id).execute(conn).await?;
     Ok(())
-}
-
-/// What a scan of a host compares with the domains that it found there.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-pub struct Resting {
-    pub id: InstanceId,
-    pub incarnation_id: IncarnationId,
-    pub wanted: Wanted,
-    pub boot: i64,
-    pub observed_power: Power,
-    /// Not on the list of due work: only a signal or a scan would look at it.
-    pub rests: bool,
-}
-
-pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Resting>> {
-    let resting = sqlx::query_as(
-        "select i.id, c.id as incarnation_id, i.wanted, i.boot, i.observed_power,
-                coalesce(w.due_at = 'infinity', true) as rests
-         from incarnations c
-         join instances i on i.id = c.instance_id
-         left join work w on w.kind = 'instance' and w.item = i.id
-         where c.host_id = $1 and c.fenced_at is null",
-    )
-    .bind(host)
-    .fetch_all(conn)
-    .await?;
-    Ok(resting)
-}
-
-pub async fn is_on_host(conn: &mut PgConnection, id: InstanceId, host: HostId) -> Result<bool> {
-    let found = sqlx::query_scalar(
-        "select exists (select from incarnations where instance_id = $1 and host_id = $2 and fenced_at is null)",
-    )
-    .bind(id)
-    .bind(host)
-    .fetch_one(conn)
-    .await?;
-    Ok(found)
-}
-
-/// Instances that wait for a base image on a host: to be looked at when it is there.
-pub async fn waiting_for_image(
-    conn: &mut PgConnection,
-    host: HostId,
-    sha256: &str,
-) -> Result<Vec<Uuid>> {
-    let ids = sqlx::query_scalar(
-        "select i.id from incarnations c
-         join instances i on i.id = c.instance_id
-         join images m on m.id = i.image_id and m.sha256 = $2
-         where c.host_id = $1 and c.fenced_at is null and i.observed_power = 'none' and i.wanted in ('running', 'paused')",
-    )
-    .bind(host)
-    .bind(sha256)
-    .fetch_all(conn)
-    .await?;
-    Ok(ids)
-}
-
-/// Instances that wait for a host to be placed on, oldest first.
-pub async fn unplaced(conn: &mut PgConnection, limit: i64) -> Result<Vec<InstanceId>> {
-    let ids = sqlx::query_scalar(
-        "select i.id from instances i
-         where i.wanted in ('running', 'paused')
-           and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
-         order by i.id limit $1",
-    )
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    Ok(ids)
 }

@@ -1,14 +1,17 @@
 //! The only room that speaks SQL: a file a noun; functions borrow the transaction that the service opened.
 
+pub mod aggregates;
 pub mod auth;
 pub mod changes;
 pub mod cloud;
 mod constraint;
 pub mod events;
 pub mod flavors;
+pub mod fleet;
 pub mod flush;
 pub mod fsck;
 pub mod generations;
+pub mod groups;
 pub mod host_images;
 pub mod host_networks;
 pub mod hosts;
@@ -21,6 +24,8 @@ pub mod metrics;
 pub mod networks;
 pub mod ports;
 pub mod memberships;
+pub mod queue;
+pub mod reservations;
 pub mod signing_keys;
 pub mod stalled;
 pub mod tenants;

@@ -152,10 +152,17 @@ pub async fn delete(conn: &mut PgConnection, id: TenantId) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// What the tenant uses of its quota, counted from the rows. To decide by it, `lock` the tenant first.
+pub async fn quota(conn: &mut PgConnection, id: TenantId) -> Result<Option<Quota>> {
+    let quota = sqlx::query_as("select * from tenants where id = $1").bind(id).fetch_optional(conn);
+    Ok(quota.await?)
+}
+
+/// What the tenant uses of its quota, counted from the rows; a reservation's slots without an instance are used, too. To decide
+/// by it, `lock` the tenant first.
 pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
     let usage = sqlx::query_as(
-        "select i.*,
+        "select i.instances, (i.vcpus + r.vcpus)::bigint as vcpus, (i.memory_mib + r.memory_mib)::bigint as memory_mib,
+                (i.disk_gib + r.disk_gib)::bigint as disk_gib,
                 (select count(*) from networks where tenant_id = $1 and deleted_at is null) as networks,
                 (select count(*) from images where tenant_id = $1 and hidden_at is null) as images,
                 (select count(*) from keypairs where tenant_id = $1) as keypairs
@@ -163,7 +170,12 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
                       coalesce(sum(vcpus), 0)::bigint as vcpus,
                       coalesce(sum(memory_mib), 0)::bigint as memory_mib,
                       coalesce(sum(disk_gib), 0)::bigint as disk_gib
-               from instances where tenant_id = $1 and wanted <> 'deleted') i",
+               from instances where tenant_id = $1 and wanted <> 'deleted') i,
+              (select coalesce(sum(free * vcpus), 0) as vcpus, coalesce(sum(free * memory_mib), 0) as memory_mib,
+                      coalesce(sum(free * disk_gib), 0) as disk_gib
+               from (select r.*, greatest(0, r.slots - (select count(*) from instances i
+                                                         where i.reservation_id = r.id and i.wanted <> 'deleted')) as free
+                     from reservations r where r.tenant_id = $1) r) r",
     )
     .bind(tenant)
     .fetch_one(conn)

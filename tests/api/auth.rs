@@ -228,6 +228,7 @@ fn replica(api: &Api) -> pileus::service::App {
         cloud: api.app.cloud,
         changes: pileus::store::changes::Changes::default(),
         hosts: pileus::hypervisor::Hosts::fake([]).0,
+        compared: pileus::domain::compared::Compared::default(),
         shutdown: tokio_util::sync::CancellationToken::default(),
     })
 }

@@ -16,7 +16,9 @@ use crate::harness::{Answer, Api, Client, PASSWORD};
 
 /// Nouns whose things this test must be able to make, so that it does not come to try random ids unnoticed.
 const MUST_BE_MADE: &[&str] = &[
+    "aggregates",
     "flavors",
+    "groups",
     "hosts",
     "images",
     "instances",
@@ -185,7 +187,7 @@ impl World<'_> {
                 }
                 ("tenants", "user_id") => Some((self.new_member().await, Visible::InTenantA)),
                 ("tokens", "id") => self.make(noun).await.map(|id| (id, Visible::ToMember)),
-                ("flavors" | "users" | "hosts", "id") => {
+                ("aggregates" | "flavors" | "users" | "hosts", "id") => {
                     self.make(noun).await.map(|id| (id, Visible::ToAll))
                 }
                 (_, "id") => self.make(noun).await.map(|id| (id, Visible::InTenantA)),

@@ -30,6 +30,12 @@ use uuid::Uuid;
 pub use crate::client::{Answer, Client, PASSWORD};
 
 pub const HOST: HostId = HostId(Uuid::from_u128(0x40577));
+/// Those that `run_on` registers beside it, each with its name and zone.
+pub const MORE: [(HostId, &str, &str); 3] = [
+    (HostId(Uuid::from_u128(0x40578)), "fake-2", "east"),
+    (HostId(Uuid::from_u128(0x40579)), "fake-3", "west"),
+    (HostId(Uuid::from_u128(0x4057a)), "fake-4", "west"),
+];
 
 /// A cloud with two tenants: A is `default`, with one user of each role; B has one member.
 pub struct Api {
@@ -100,15 +106,29 @@ impl Api {
         self.loops = server::loops(&self.app, signals).await.expect("the loops");
     }
 
+    /// The same with so many of `MORE`.
+    pub async fn run_on(&mut self, more: usize) {
+        for (id, name, zone) in &MORE[..more] {
+            self.register_as(*id, name, zone).await;
+        }
+        self.run().await;
+    }
+
     /// Registers the fake host.
     pub async fn register(&self) {
+        self.register_as(HOST, "fake", "default").await;
+    }
+
+    async fn register_as(&self, id: HostId, name: &str, zone: &str) {
         sqlx::query(
             "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio,
-                                created_at, health_since)
-             values ($1, 'fake', $2, '/fake', 'qemu', 1, 1, 1, now(), now())",
+                                created_at, health_since, zone)
+             values ($1, $3, $2, '/fake', 'qemu', 1, 1, 1, now(), now(), $4)",
         )
-        .bind(HOST)
-        .bind(fake_target(HOST).uri)
+        .bind(id)
+        .bind(fake_target(id).uri)
+        .bind(name)
+        .bind(zone)
         .execute(&self.app.db)
         .await
         .expect("a host");
@@ -123,6 +143,7 @@ impl Api {
             cloud: self.app.cloud,
             changes: store::changes::Changes::default(),
             hosts: self.app.hosts.clone(),
+            compared: pileus::domain::compared::Compared::default(),
             shutdown: tokio_util::sync::CancellationToken::new(),
         });
         let anonymous = Client::new(serve(&app).await);
@@ -180,7 +201,8 @@ async fn app(
         .set("allow_test_hosts", "true");
     let cloud = Uuid::new_v4();
     let host = Arc::new(FakeHost::new(cloud, clock.clone()));
-    let (hosts, signals) = Hosts::fake([(HOST, Arc::clone(&host))]);
+    let more = MORE.map(|(id, ..)| (id, Arc::new(FakeHost::new(cloud, clock.clone()))));
+    let (hosts, signals) = Hosts::fake([(HOST, Arc::clone(&host))].into_iter().chain(more));
     let db = store::connect(database.clone(), 8).await.expect("a pool");
     let mut conn = db.acquire().await.expect("a connection");
     store::cloud::ensure(&mut conn, cloud, clock.now()).await.expect("a cloud");
@@ -192,6 +214,7 @@ async fn app(
         cloud,
         changes: store::changes::Changes::default(),
         hosts,
+        compared: pileus::domain::compared::Compared::default(),
         shutdown: tokio_util::sync::CancellationToken::new(),
     });
     (app, host, signals)

@@ -180,17 +180,18 @@ async fn a_host_shrunk_below_what_it_carries_stays_and_takes_no_more() {
         api.admin.patch(&format!("/v1/hosts/{id}"), &json!({"cpu_ratio": 1})).await.expect(202);
     assert_eq!((&host["limit"]["vcpus"], &host["used"]["vcpus"]), (&json!(8), &json!(20)));
     let mut conn = api.app.conn().await.expect("a connection");
-    let who = store::incarnations::Unplaced {
-        id: pileus::domain::id::InstanceId(Uuid::now_v7()),
-        tenant_id: pileus::domain::id::TenantId(api.tenant_a),
+    let claim = store::incarnations::Claim {
+        instance: pileus::domain::id::InstanceId(Uuid::now_v7()),
+        tenant: pileus::domain::id::TenantId(api.tenant_a),
+        host: id,
         vcpus: 1,
         memory_mib: 1,
         disk_gib: 1,
-        traits: vec![],
+        slot: None,
     };
     let now = api.app.clock.now();
-    let claimed = store::incarnations::claim(&mut conn, Uuid::now_v7(), &who, id, now).await;
-    assert_eq!(claimed.expect("an answer"), None);
+    let claimed = store::incarnations::claim(&mut conn, &[(Uuid::now_v7(), claim)], now).await;
+    assert_eq!(claimed.expect("an answer"), []);
 }
 
 #[tokio::test]

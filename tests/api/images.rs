@@ -77,7 +77,7 @@ async fn work(api: &Api) -> usize {
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
-        compared: reconcile::hold::Compared::default(),
+        compared: pileus::domain::compared::Compared::default(),
         owner: Uuid::now_v7(),
     });
     reconcile::pace::run_due(&ctx, 100).await.expect("a round of work")

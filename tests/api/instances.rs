@@ -293,7 +293,7 @@ async fn no_room_is_said_and_waited_for() {
         .await;
     let new = json!({"name": "x", "image": "tiny", "flavor": "huge"});
     let made = api.member.post("/v1/instances?wait=running&timeout=2", &new).await.expect(202);
-    assert_eq!(made["status"], "scheduling", "{made}");
+    assert_eq!(made["status"], "waiting_for_capacity", "{made}");
     let reason = made["reason"].as_str().expect("a reason");
     assert!(reason.contains("500 vCPU"), "{reason}");
     let gone =

@@ -4,12 +4,15 @@
 mod client;
 mod exposition;
 mod process;
+mod queue;
+mod groups;
 mod harness;
 #[path = "../common/backup.rs"]
 mod backup;
 mod sse;
 mod world;
 
+mod aggregates;
 mod auth;
 mod cli;
 mod conformance;
@@ -33,6 +36,7 @@ mod log;
 mod metrics;
 mod networks;
 mod ports;
+mod reservations;
 mod restore;
 mod secrets;
 mod stalled;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use pileus::domain::compared::Compared;
 use pileus::hypervisor::hosts::fake_target;
 use pileus::reconcile::placer::Placer;
-use pileus::reconcile::{self, Context, Parts, Turns, hosts, pace, sweep};
+use pileus::reconcile::{Context, Parts, Turns, hosts, pace, sweep};
 use pileus::store;
 use serde_json::Value;
 use uuid::Uuid;
@@ -18,6 +19,10 @@ pub struct Process(pub Context);
 impl Process {
     /// One more of them on the harness's database and host.
     pub fn new(api: &Api) -> Self {
+        Self::knowing(api, Compared::default())
+    }
+
+    fn knowing(api: &Api, compared: Compared) -> Self {
         Self(Context::new(Parts {
             db: api.app.db.clone(),
             config: api.app.config.clone(),
@@ -27,7 +32,7 @@ impl Process {
             hosts: api.app.hosts.clone(),
             placer: Placer::default(),
             settling: Turns::default(),
-            compared: reconcile::hold::Compared::default(),
+            compared,
             owner: Uuid::now_v7(),
         }))
     }
@@ -35,7 +40,7 @@ impl Process {
     /// The same in a cloud that has its host.
     pub async fn first(api: &Api) -> Self {
         api.register().await;
-        let process = Self::new(api);
+        let process = Self::knowing(api, api.app.compared.clone());
         process.look().await;
         process
     }

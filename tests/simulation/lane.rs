@@ -103,6 +103,7 @@ impl Lane {
             cloud,
             changes: Changes::default(),
             hosts: Hosts::fake([]).0,
+            compared: pileus::domain::compared::Compared::default(),
             shutdown: tokio_util::sync::CancellationToken::new(),
         });
         let caller = Caller {

@@ -147,7 +147,7 @@ impl<'a> Storm<'a> {
             hosts: self.connections.clone(),
             placer: Placer::default(),
             settling: Turns::default(),
-            compared: reconcile::hold::Compared::default(),
+            compared: pileus::domain::compared::Compared::default(),
             owner: Uuid::new_v4(),
         })
     }

@@ -120,7 +120,7 @@ async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
     assert!([200, 202].contains(&changed.status), "{changed:?}");
     let id = create(&cloud, "waits", &image).await;
     let waits = says(&cloud, &id, "memory").await;
-    assert_eq!(waits["status"], "scheduling", "{waits:#}");
+    assert_eq!(waits["status"], "waiting_for_capacity", "{waits:#}");
     cloud.admin.patch(&host, &reserve(0)).await.expect(202);
     cloud.until(&id, "settled", "running", SOON).await;
     cloud.delete(&id).await;

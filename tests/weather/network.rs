@@ -192,7 +192,7 @@ async fn out_of_reach(air: Air, pool: &'static str) {
     assert_eq!(unknown["wanted"], "running");
     let late = create(&cloud, "late", &image).await;
     stop(&cloud, stops).await.expect(202);
-    let waits = cloud.until_status(&late, "scheduling").await;
+    let waits = cloud.until_status(&late, "waiting_for_capacity").await;
     assert!(waits["reason"].is_string(), "it does not say why: {waits:#}");
     // The tenant is done with it, and pays no more; the domain runs on, out of reach.
     cloud.delete(goes).await;

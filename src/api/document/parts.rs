@@ -55,6 +55,10 @@ const TAGS: &[(&str, &str)] = &[
     ("networks", "Isolated networks with a subnet."),
     ("ports", "Interfaces: a MAC and an address on a network."),
     ("hosts", "Hypervisor hosts, reached through libvirt."),
+    ("aggregates", "Hosts that are dedicated to tenants."),
+    ("groups", "Instances that are to share a host or a zone, or not to."),
+    ("reservations", "Capacity that a tenant holds for a while."),
+    ("placement", "Which host an instance would get, and why."),
     ("instances", "The virtual machines."),
     ("events", "All that was wished and seen: the feed and audit log."),
     (

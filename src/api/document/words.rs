@@ -60,6 +60,8 @@ const FORMATS: &[(&str, &str)] = &[
     ("image", "name"),
     ("flavor", "name"),
     ("network", "name"),
+    ("group", "name"),
+    ("reservation", "name"),
     ("public_key", "ssh-public-key"),
     ("uri", "libvirt-uri"),
     ("pool_path", "absolute-path"),
@@ -151,7 +153,9 @@ fn visit(schema: &mut Value) {
         word(name, property);
         match name.as_str() {
             "labels" => labels(property),
-            "traits" | "missing" | "present" => texts(property, 64, "ssd"),
+            "traits" | "missing" | "present" | "required_traits" | "forbidden_traits" => {
+                texts(property, 64, "ssd")
+            }
             "keypairs" => {
                 texts(property, 63, "laptop");
                 property["items"]["minLength"] = json!(1);

@@ -82,13 +82,13 @@ pub fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-fn set(required: bool) -> Arg {
+pub fn set(required: bool) -> Arg {
     Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).required(required).help(
         "Any field of the body: the value as JSON, or else as text; quota.vcpus=8 for what is nested",
     )
 }
 
-fn argument(field: &'static Field) -> Arg {
+pub fn argument(field: &'static Field) -> Arg {
     let arg = Arg::new(field.key).help(field.help).required(field.required);
     let arg = if field.flag.chars().all(|c| c.is_ascii_uppercase()) {
         arg.value_name(field.flag)
@@ -98,11 +98,12 @@ fn argument(field: &'static Field) -> Arg {
     match field.kind {
         Kind::Text => arg,
         Kind::Number => arg.value_parser(value_parser!(i64)),
-        Kind::Switch => arg.action(ArgAction::SetTrue),
+        Kind::Switch | Kind::Off => arg.action(ArgAction::SetTrue),
         Kind::Texts => arg.action(ArgAction::Append),
         Kind::Pairs => arg.action(ArgAction::Append).value_name("KEY=VALUE"),
         Kind::File => arg.value_name("FILE"),
         Kind::Id(_) => arg.value_name("ID|NAME"),
+        Kind::Ids(_) => arg.value_name("ID|NAME").action(ArgAction::Append),
     }
 }
 
@@ -115,11 +116,22 @@ pub async fn body(http: &Http, fields: &[Field], matches: &ArgMatches) -> Result
             Kind::Text => text().map(|text| json!(text)),
             Kind::Number => matches.get_one::<i64>(field.key).map(|number| json!(number)),
             Kind::Switch => matches.get_flag(field.key).then_some(Value::Bool(true)),
+            Kind::Off => matches.get_flag(field.key).then_some(Value::Bool(false)),
             Kind::Texts => texts(matches, field.key).map(|texts| json!(texts)),
             Kind::Pairs => texts(matches, field.key).map(pairs).transpose()?,
             Kind::File => text().map(|path| read(path)).transpose()?.map(|text| json!(text)),
             Kind::Id(other) => match text() {
                 Some(text) => Some(json!(http.resolve(noun(other), text).await?)),
+                None => None,
+            },
+            Kind::Ids(other) => match texts(matches, field.key) {
+                Some(all) => {
+                    let mut ids = Vec::new();
+                    for text in all {
+                        ids.push(http.resolve(noun(other), text).await?);
+                    }
+                    Some(json!(ids))
+                }
                 None => None,
             },
         };

@@ -84,6 +84,27 @@ fn create() -> Command {
                 .help("Script or cloud-config for the guest"),
             many("label", "KEY=VALUE", "A label; may be given several times"),
             switch("stopped", "Do not start it"),
+            Arg::new("zone").long("zone").help("Only hosts of this zone"),
+            many("trait", "TRAIT", "What its host must offer; may be given several times"),
+            many(
+                "without-trait",
+                "TRAIT",
+                "What its host must not offer; may be given several times",
+            ),
+            Arg::new("policy").long("policy").help(super::nouns::POLICIES),
+            Arg::new("group")
+                .long("group")
+                .value_name("ID|NAME")
+                .help("A group whose rule it follows"),
+            Arg::new("reservation")
+                .long("reservation")
+                .value_name("ID|NAME")
+                .help("A reservation that it takes a slot of"),
+            Arg::new("expires-at")
+                .long("expires-at")
+                .value_name("TIME")
+                .help("When it is deleted by itself, such as 2030-01-31T12:00:00Z"),
+            switch("fail", "Make nothing where no host has room now, instead of waiting for some"),
             switch("dry-run", "Say where it would go, and make nothing"),
             many("set", "KEY=VALUE", "Any other field of the body"),
         ])
@@ -242,6 +263,22 @@ async fn make(http: &Http, matches: &ArgMatches, as_json: bool) -> Result<()> {
     }
     if matches.get_flag("stopped") {
         new["wanted"] = json!("stopped");
+    }
+    for key in ["zone", "policy", "group", "reservation"] {
+        if let Some(text) = text(key) {
+            new[key] = json!(text);
+        }
+    }
+    if let Some(end) = text("expires-at") {
+        new["expires_at"] = json!(end);
+    }
+    for (key, field) in [("trait", "required_traits"), ("without-trait", "forbidden_traits")] {
+        if let Some(traits) = texts(matches, key) {
+            new[field] = json!(traits);
+        }
+    }
+    if matches.get_flag("fail") {
+        new["on_no_capacity"] = json!("fail");
     }
     merge(&mut new, matches)?;
     if matches.get_flag("dry-run") {

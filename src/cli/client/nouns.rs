@@ -39,6 +39,8 @@ pub enum Kind {
     Number,
     /// A flag without a value: true.
     Switch,
+    /// A flag without a value: false.
+    Off,
     /// Given as often as wanted.
     Texts,
     /// `KEY=VALUE`, as often as wanted.
@@ -47,9 +49,11 @@ pub enum Kind {
     File,
     /// Id or name of this noun; the body gets the id.
     Id(&'static str),
+    /// The same, as often as wanted.
+    Ids(&'static str),
 }
 
-use Kind::{File, Id, Number, Pairs, Switch, Text, Texts};
+use Kind::{File, Id, Ids, Number, Off, Pairs, Switch, Text, Texts};
 
 const fn must(flag: &'static str, key: &'static str, kind: Kind, help: &'static str) -> Field {
     Field { flag, key, kind, required: true, help }
@@ -61,6 +65,8 @@ const fn may(flag: &'static str, key: &'static str, kind: Kind, help: &'static s
 
 const NAME: Field = must("NAME", "name", Text, "Its name");
 const LABEL: Field = may("label", "labels", Pairs, "A label; may be given several times");
+pub const POLICIES: &str =
+    "How hosts are chosen: best_fit, best_fit_sum, spread, lifetime_fit or round_robin";
 const DESCRIPTION: Field = may("description", "description", Text, "What people should know");
 
 const PLAIN: Noun = Noun {
@@ -136,7 +142,77 @@ pub const NOUNS: &[Noun] = &[
             must("memory-mib", "memory_mib", Number, "Memory in MiB"),
             must("disk-gib", "disk_gib", Number, "Root disk in GiB"),
             may("trait", "traits", Texts, "What its host must have; may be given several times"),
+            may("policy", "policy", Text, POLICIES),
         ],
+        ..PLAIN
+    },
+    Noun {
+        name: "group",
+        about: "Instances that are to share a host or a zone, or not to",
+        path: "groups",
+        tenants: true,
+        columns: &[
+            ("NAME", "name"),
+            ("ID", "id"),
+            ("RULE", "rule"),
+            ("SCOPE", "scope"),
+            ("HARD", "hard"),
+            ("INSTANCES", "instances"),
+        ],
+        fields: &[
+            NAME,
+            must("rule", "rule", Text, "affinity or anti_affinity"),
+            may("scope", "scope", Text, "host (the default) or zone"),
+            may("soft", "hard", Off, "Rather break the rule than wait"),
+        ],
+        ..PLAIN
+    },
+    Noun {
+        name: "reservation",
+        about: "Capacity held for a while",
+        path: "reservations",
+        tenants: true,
+        columns: &[
+            ("NAME", "name"),
+            ("ID", "id"),
+            ("FLAVOR", "flavor_name"),
+            ("SLOTS", "slots"),
+            ("FREE", "free"),
+            ("EXPIRES", "expires_at"),
+        ],
+        fields: &[
+            NAME,
+            must("flavor", "flavor", Text, "Id or name of a flavor: the size of a slot"),
+            must("slots", "slots", Number, "How many instances are to have room"),
+            must("expires-at", "expires_at", Text, "Until when, such as 2030-01-31T12:00:00Z"),
+            may("zone", "zone", Text, "Only hosts of this zone"),
+        ],
+        changes: true,
+        ..PLAIN
+    },
+    Noun {
+        name: "aggregate",
+        about: "Hosts dedicated to tenants (for admins)",
+        path: "aggregates",
+        columns: &[
+            ("NAME", "name"),
+            ("ID", "id"),
+            ("HOSTS", "hosts.*"),
+            ("TENANTS", "tenants.*"),
+            ("DESCRIPTION", "description"),
+        ],
+        fields: &[
+            NAME,
+            may("host", "hosts", Ids("host"), "Id or name of a host; may be given several times"),
+            may(
+                "tenant",
+                "tenants",
+                Ids("tenant"),
+                "Id or name of a tenant; may be given several times",
+            ),
+            DESCRIPTION,
+        ],
+        changes: true,
         ..PLAIN
     },
     Noun {

@@ -1,11 +1,13 @@
 //! Instances: the wish, what was seen, the next step between them, and the status that people read.
 
 mod cloud_init;
+mod placing;
 mod status;
 mod step;
 mod wish;
 
 pub use cloud_init::{CloudInit, CloudInitStatus};
+pub use placing::{OnNoCapacity, Unplaced, check_expiry};
 pub use status::{Account, Status, status};
 pub use step::{Domain, Parts, Situation, Step, next_step};
 pub use wish::{Action, FirstWish, Wanted, Wish};
@@ -15,7 +17,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::id::{FlavorId, HostId, ImageId, InstanceId, NetworkId, PortId, TenantId, UserId};
+use super::flavor::Trait;
+use super::id::{
+    FlavorId, GroupId, HostId, ImageId, InstanceId, NetworkId, PortId, ReservationId, TenantId,
+    UserId,
+};
+use super::policy::Policy;
+use super::queue::QueuePlace;
 use super::text::{Labels, Name};
 
 /// What an instance's domain was last seen to be.
@@ -62,6 +70,34 @@ pub struct Instance {
     /// Its interfaces, in order.
     #[schema(max_items = 16)]
     pub interfaces: Vec<Interface>,
+    /// Its place in the queue for capacity; null where it does not wait for any.
+    #[serde(default)]
+    pub queue: Option<QueuePlace>,
+    /// How its host is chosen; null: as the setting `placement_policy` has it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// The zone that its host must be in; null: any.
+    #[serde(default)]
+    #[schema(max_length = 63, example = "default")]
+    pub zone: Option<String>,
+    /// What its host must offer: its flavor's traits and its own.
+    #[serde(default)]
+    #[schema(value_type = Vec<Trait>, max_items = 64, example = json!(["ssd"]))]
+    pub required_traits: Vec<String>,
+    /// What its host must not offer.
+    #[serde(default)]
+    #[schema(value_type = Vec<Trait>, max_items = 32, example = json!([]))]
+    pub forbidden_traits: Vec<String>,
+    /// The group whose rule its placement follows.
+    #[serde(default)]
+    pub group_id: Option<GroupId>,
+    /// The reservation whose slots it may take; null, too, after that ended.
+    #[serde(default)]
+    pub reservation_id: Option<ReservationId>,
+    /// When it is deleted by itself; null: never.
+    #[serde(default)]
+    #[schema(example = "2030-01-01T00:00:00Z")]
+    pub expires_at: Option<DateTime<Utc>>,
     /// Whether the guest agent's channel is connected.
     pub agent: bool,
     /// How cloud-init ended in its present power-on, as the guest agent tells; null: not seen to have finished.
@@ -149,6 +185,36 @@ pub struct NewInstance {
     /// `running` (the default) or `stopped`.
     #[serde(default)]
     pub wanted: Option<FirstWish>,
+    /// When it is deleted by itself, whatever it does then; within ten years. Null: never. Placement by `lifetime_fit` goes by it.
+    #[serde(default)]
+    #[schema(example = "2030-01-01T00:00:00Z")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// How its host is chosen; null: as its flavor has it, else as the setting `placement_policy` does.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// Only hosts of this zone.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._-]+$", example = json!(null))]
+    pub zone: Option<String>,
+    /// What its host must offer beside what its flavor asks for: up to 32.
+    #[serde(default)]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
+    pub required_traits: Vec<String>,
+    /// What its host must not offer: up to 32.
+    #[serde(default)]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
+    pub forbidden_traits: Vec<String>,
+    /// Id or name of a group of the tenant.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = json!(null))]
+    pub group: Option<String>,
+    /// Id or name of a reservation of the tenant: it takes one of its slots, and nothing else while that lasts.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = json!(null))]
+    pub reservation: Option<String>,
+    /// Where no host has room now: `queue` (the default) waits for some, `fail` answers 409 and makes nothing.
+    #[serde(default)]
+    pub on_no_capacity: OnNoCapacity,
 }
 
 /// An interface to be made: on a network, or with a port that was made before.
@@ -176,6 +242,10 @@ pub struct InstanceChange {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, example = "ci-runner-2")]
     pub name: Option<String>,
+    /// When it is to be deleted by itself; within ten years.
+    #[serde(default)]
+    #[schema(example = "2030-01-01T00:00:00Z")]
+    pub expires_at: Option<DateTime<Utc>>,
     /// The new labels, all of them.
     #[serde(default)]
     #[schema(value_type = Option<std::collections::HashMap<String, String>>, example = json!({"pipeline": "4712"}))]

@@ -11,8 +11,10 @@ use crate::domain::clock::Time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It waits for a host; `reason` says what is missing.
+    /// It waits to be given a host.
     Scheduling,
+    /// No host has room: it waits its turn; `reason` says what is missing, `queue` where it stands.
+    WaitingForCapacity,
     /// Its first start is being prepared.
     Building,
     Starting,
@@ -39,6 +41,8 @@ pub struct Account<'a> {
     /// The boot that was last seen.
     pub observed_boot: Option<i64>,
     pub placed: bool,
+    /// No host has had room for it.
+    pub queued: bool,
     /// The host's reason and since when, where it does not answer.
     pub host_down: Option<(&'a str, Time)>,
     /// What the reconciler waits for.
@@ -54,7 +58,11 @@ pub fn status(account: &Account<'_>) -> (Status, Option<String>) {
         (Wanted::Deleted, _) => Status::Deleting,
         _ if account.host_down.is_some() => Status::Unknown,
         (Wanted::Running | Wanted::Paused, Power::None | Power::Off) if !account.placed => {
-            Status::Scheduling
+            if account.queued {
+                Status::WaitingForCapacity
+            } else {
+                Status::Scheduling
+            }
         }
         (Wanted::Running | Wanted::Paused, Power::None | Power::Off)
             if account.observed_boot.is_none() =>
@@ -106,6 +114,7 @@ mod tests {
             power,
             observed_boot: Some(1),
             placed: true,
+            queued: false,
             host_down: None,
             waiting: None,
             failing: None,

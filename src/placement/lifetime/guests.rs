@@ -95,6 +95,11 @@ impl Guests {
         self.forget(index, guest, now_s);
     }
 
+    /// In how long a host is expected to be left by all its guests, for one that is put into the index anew.
+    pub fn class(&self, host: HostId) -> ExitClass {
+        self.hosts.get(&host).map_or(ExitClass::NONE, |host| host.class)
+    }
+
     /// Makes true what time has changed; before every decision, and as often as you like.
     pub fn advance(&mut self, index: &mut Index, now_s: u64) {
         while let Some(Reverse((at, due))) = self.due.peek().copied().filter(|d| d.0.0 <= now_s) {
@@ -204,6 +209,7 @@ mod tests {
             traits: BTreeSet::new(),
             zone: None,
             state: HostState::Ready,
+            dedicated: BTreeSet::new(),
             exit: ExitClass::NONE,
         }))
     }

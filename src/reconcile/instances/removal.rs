@@ -12,13 +12,9 @@ use crate::reconcile::{Context, Outcome, Trouble, fault, host_images, host_netwo
 use crate::store;
 use crate::store::work::{self, Kind};
 
-/// Some room came free. With no lock held, since their workers hold them; lost in a crash, they look again by themselves.
-pub async fn wake_unplaced(ctx: &Context) -> Result<(), Trouble> {
-    let mut conn = ctx.conn().await?;
-    for id in store::instances::unplaced(&mut conn, 100).await? {
-        work::touch(&mut conn, Kind::Instance, id.0, ctx.clock.now()).await?;
-    }
-    Ok(())
+/// Some room came free.
+pub async fn wake_queue(ctx: &Context) -> Result<(), Trouble> {
+    Ok(store::queue::wake(&mut *ctx.conn().await?, ctx.clock.now()).await?)
 }
 
 /// Takes everything of the incarnation from its host. Every part may be gone already.
@@ -72,7 +68,7 @@ impl Look<'_> {
         self.finish(&mut tx, json!({})).await?;
         tx.commit().await?;
         if placed.is_some() {
-            wake_unplaced(self.ctx).await?;
+            wake_queue(self.ctx).await?;
         }
         self.ctx.changes.changed(self.record.id.0);
         self.ctx.changes.wake();

@@ -44,7 +44,7 @@ async fn cloud() -> Cloud {
         hosts,
         placer: crate::reconcile::placer::Placer::default(),
         settling: crate::reconcile::Turns::default(),
-        compared: crate::reconcile::hold::Compared::default(),
+        compared: crate::domain::compared::Compared::default(),
         owner: Uuid::new_v4(),
     });
     let network = NetworkId(Uuid::now_v7());

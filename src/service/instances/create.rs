@@ -1,7 +1,8 @@
 //! Creating an instance: everything that it names is found and bounded, the quota is counted, and the wish is recorded with
 //! its ports and addresses in one transaction.
 
-use std::collections::BTreeSet;
+mod check;
+mod placing;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,19 +15,16 @@ use crate::domain::event::Subject;
 use crate::domain::flavor::Flavor;
 use crate::domain::id::{InstanceId, PortId, TenantId};
 use crate::domain::image::Image;
-use crate::domain::instance::{Instance, NewInstance, NewInterface, Wanted};
-use crate::domain::text::{Name, check_labels};
-use crate::placement::{self, Explanation, Policy, Request, Resources, RoundRobin};
+use crate::domain::instance::{
+    Instance, NewInstance, NewInterface, OnNoCapacity, Unplaced, Wanted,
+};
+use crate::placement::Explanation;
 use crate::service::authorize::authorize;
-use crate::service::{Begin, Write, images, quota};
+use crate::service::{self, Begin, Write, images, quota};
 use crate::store::instances::Insert;
 use crate::store::work::Kind;
 use crate::store::{self};
-
-/// Longest user data, in bytes.
-const USER_DATA_MAX: usize = 64 * 1024;
-const INTERFACES_MAX: usize = 16;
-const KEYPAIRS_MAX: usize = 32;
+use check::{Checked, check};
 
 /// What a dry run answers: the instance as it would be, and placement's account.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -41,12 +39,16 @@ pub struct Plan {
 /// Records the wish for a new instance.
 pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
     authorize(caller, "create_instance")?;
-    let checked = check(new)?;
+    let checked = check(new, app.clock.now())?;
     let mut write = match app.begin(caller, "create_instance", new).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
     };
-    let (instance, _) = insert(app, caller, &mut write, new, &checked).await?;
+    let (instance, who) = insert(app, caller, &mut write, new, &checked).await?;
+    if new.on_no_capacity == OnNoCapacity::Fail && checked.wanted == Wanted::Running {
+        // On the heap: few creates need it, and it is large.
+        Box::pin(service::placement::claim(app, caller, &mut write, &who)).await?;
+    }
     write.commit(&instance).await?;
     Ok(instance)
 }
@@ -54,115 +56,20 @@ pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Ins
 /// Does all that `create` does, asks placement, and takes everything back.
 pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan> {
     authorize(caller, "create_instance")?;
-    let checked = check(new)?;
+    let checked = check(new, app.clock.now())?;
     // A dry run uses up no idempotency key.
     let caller = Caller { idempotency_key: None, ..caller.clone() };
     let mut write = match app.begin::<Plan>(&caller, "create_instance", new).await? {
         Begin::Replay(plan) => return Ok(plan),
         Begin::Fresh(write) => write,
     };
-    let (instance, flavor) = insert(app, &caller, &mut write, new, &checked).await?;
-    let candidates = store::hosts::candidates(write.conn()).await?;
-    let index = placement::index(&candidates);
-    let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
-    let policy = app.config.placement_policy.parse().unwrap_or(Policy::BestFit);
-    let request =
-        Request { required: flavor.traits.iter().cloned().collect(), ..Request::new(need, policy) };
-    let explanation = index.explain(&request, &RoundRobin::default());
-    let placement = if caller.admin { explanation } else { explanation.redacted() };
+    let (instance, who) = insert(app, &caller, &mut write, new, &checked).await?;
+    let mut placement = service::placement::explain(app, write.conn(), &who).await?;
+    if !caller.admin {
+        placement = placement.redacted();
+    }
     // Dropping the write takes everything back.
     Ok(Plan { fits: placement.chosen.is_some(), instance, placement })
-}
-
-/// What needs no database.
-struct Checked {
-    name: Name,
-    wanted: Wanted,
-}
-
-fn check(new: &NewInstance) -> Result<Checked> {
-    let mut faults = Vec::new();
-    let mut gather = |outcome: Result<()>| match outcome {
-        Err(Error::Invalid(more)) => {
-            faults.extend(more);
-            Ok(())
-        }
-        other => other,
-    };
-    let name = Name::parse("/name", &new.name);
-    if let Err(Error::Invalid(more)) = &name {
-        gather(Err(Error::Invalid(more.clone())))?;
-    }
-    gather(check_labels("/labels", &new.labels))?;
-    gather(reference("/image", &new.image))?;
-    gather(reference("/flavor", &new.flavor))?;
-    gather(user_data(new.user_data.as_deref()))?;
-    if new.keypairs.len() > KEYPAIRS_MAX {
-        gather(Err(Error::field("/keypairs", format!("may name up to {KEYPAIRS_MAX} keypairs"))))?;
-    }
-    for (i, keypair) in new.keypairs.iter().enumerate() {
-        gather(reference(&format!("/keypairs/{i}"), keypair))?;
-    }
-    gather(interfaces(new.networks.as_deref().unwrap_or_default()))?;
-    let wanted = new.wanted.unwrap_or_default().into();
-    if faults.is_empty() {
-        Ok(Checked { name: name?, wanted })
-    } else {
-        Err(Error::Invalid(faults))
-    }
-}
-
-/// An id or a name of something else: both are names in form.
-fn reference(pointer: &str, text: &str) -> Result<()> {
-    Name::parse(pointer, text).map(|_| ())
-}
-
-fn user_data(data: Option<&str>) -> Result<()> {
-    let Some(data) = data else { return Ok(()) };
-    if data.len() > USER_DATA_MAX {
-        let detail = format!(
-            "may have up to {USER_DATA_MAX} bytes, has {}: let it fetch the rest",
-            data.len()
-        );
-        return Err(Error::field("/user_data", detail));
-    }
-    if data.contains('\0') {
-        return Err(Error::field("/user_data", "must not hold a NUL byte"));
-    }
-    Ok(())
-}
-
-fn interfaces(all: &[NewInterface]) -> Result<()> {
-    if all.len() > INTERFACES_MAX {
-        return Err(Error::field(
-            "/networks",
-            format!("may hold up to {INTERFACES_MAX} interfaces, holds {}", all.len()),
-        ));
-    }
-    let mut ports = BTreeSet::new();
-    for (i, interface) in all.iter().enumerate() {
-        let at = format!("/networks/{i}");
-        match (&interface.network, interface.port_id, interface.address) {
-            (Some(network), None, _) => reference(&format!("{at}/network"), network)?,
-            (None, Some(port), None) if ports.insert(port) => {}
-            (None, Some(_), None) => {
-                return Err(Error::field(
-                    format!("{at}/port_id"),
-                    "is named twice: a port is one interface",
-                ));
-            }
-            (None, Some(_), Some(_)) => {
-                return Err(Error::field(
-                    format!("{at}/address"),
-                    "goes with `network`: a port has its address already",
-                ));
-            }
-            (Some(_), Some(_), _) | (None, None, _) => {
-                return Err(Error::field(at, "must name either `network` or `port_id`"));
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn insert(
@@ -171,12 +78,13 @@ async fn insert(
     write: &mut Write,
     new: &NewInstance,
     checked: &Checked,
-) -> Result<(Instance, Flavor)> {
+) -> Result<(Instance, Unplaced)> {
     let tenant = caller.tenant()?;
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
     let flavor = flavor.ok_or_else(|| absent("/flavor", "flavor", &new.flavor))?;
     let image = image(write, tenant, new, &flavor).await?;
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
+    let placing = placing::find(write, tenant, new, &flavor).await?;
     let id = InstanceId(Uuid::now_v7());
     let now = write.now;
     let row = Insert {
@@ -190,7 +98,13 @@ async fn insert(
         vcpus: flavor.vcpus,
         memory_mib: flavor.memory_mib,
         disk_gib: flavor.disk_gib,
-        traits: flavor.traits.clone(),
+        traits: placing.traits,
+        forbidden_traits: new.forbidden_traits.clone(),
+        zone: new.zone.clone(),
+        policy: new.policy.or(flavor.policy),
+        group: placing.group,
+        reservation: placing.reservation,
+        expires_at: new.expires_at,
         user_data: new.user_data.clone(),
         ssh_keys,
         wanted: checked.wanted,
@@ -218,7 +132,7 @@ async fn insert(
         ..quota::Adding::default()
     };
     quota::check_made(write, tenant, made).await?;
-    Ok((instance, flavor))
+    Ok((instance, row.unplaced()))
 }
 
 fn absent(pointer: &str, kind: &str, named: &str) -> Error {

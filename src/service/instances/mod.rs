@@ -18,7 +18,7 @@ use crate::domain::event::Subject;
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{
     Account, Action, CloudInit, FlavorCopy, Instance, InstanceChange, Interface, Status, Wanted,
-    status,
+    check_expiry, status,
 };
 use crate::domain::page::Page;
 use crate::domain::text::{Labels, Name, check_labels};
@@ -40,7 +40,24 @@ async fn read(app: &App, caller: &Caller, id: InstanceId) -> Result<Instance> {
     let record = store::instances::get(&mut conn, caller.scope(), id).await?;
     let record = record.ok_or_else(|| Error::not_found("instance", id))?;
     let ports = store::ports::of_instance(&mut conn, id).await?;
-    Ok(view(&record, &ports, caller))
+    let mut instance = [view(&record, &ports, caller)];
+    stand(&mut conn, &mut instance).await?;
+    let [instance] = instance;
+    Ok(instance)
+}
+
+/// Adds where those stand that wait for capacity.
+async fn stand(conn: &mut sqlx::PgConnection, instances: &mut [Instance]) -> Result<()> {
+    let wait = instances.iter().filter(|one| one.status == Status::WaitingForCapacity);
+    let wait: Vec<_> = wait.map(|one| one.id).collect();
+    if wait.is_empty() {
+        return Ok(());
+    }
+    let mut places = store::queue::places(conn, &wait).await?;
+    for instance in instances {
+        instance.queue = places.remove(&instance.id);
+    }
+    Ok(())
 }
 
 /// Which instances a list shows.
@@ -98,7 +115,8 @@ pub async fn list(
         }
         next.after = last;
     }
-    let (items, next) = page.cut(found, |instance| instance.id.0);
+    let (mut items, next) = page.cut(found, |instance| instance.id.0);
+    stand(&mut conn, &mut items).await?;
     Ok((items, next.or(given_up)))
 }
 
@@ -112,6 +130,7 @@ pub async fn update(
     authorize(caller, "update_instance")?;
     let name = change.name.as_deref().map(|name| Name::parse("/name", name)).transpose()?;
     change.labels.as_ref().map_or(Ok(()), |labels| check_labels("/labels", labels))?;
+    check_expiry("/expires_at", change.expires_at, app.clock.now())?;
     let mut write = match app.begin(caller, "update_instance", &(id, change)).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
@@ -123,7 +142,8 @@ pub async fn update(
             "the instance is being deleted: make a new one",
         ));
     }
-    store::instances::rename(write.conn(), id, name.as_ref(), change.labels.as_ref()).await?;
+    let (labels, end) = (change.labels.as_ref(), change.expires_at);
+    store::instances::rename(write.conn(), id, name.as_ref(), labels, end).await?;
     write
         .done(
             "instance.update",
@@ -158,6 +178,9 @@ pub async fn act(
     let record = locked(&mut write, caller, id, if_match).await?;
     if let Some(wish) = record.wish().after(action, write.now)? {
         store::instances::wish(write.conn(), id, &wish).await?;
+        if !matches!(wish.wanted, Wanted::Running | Wanted::Paused) {
+            store::queue::leave(write.conn(), &[id]).await?;
+        }
         write.touch(Kind::Instance, id.0).await?;
         let detail = json!({ "from": record.wanted, "to": wish.wanted, "hard": wish.hard, "boot": wish.boot });
         write.accepted(event_of(action), subject(&record), detail).await?;
@@ -235,7 +258,10 @@ async fn reread(write: &mut super::Write, caller: &Caller, id: InstanceId) -> Re
     let record = store::instances::get(write.conn(), None, id).await?;
     let record = record.ok_or_else(|| Error::not_found("instance", id))?;
     let ports = store::ports::of_instance(write.conn(), id).await?;
-    Ok(view(&record, &ports, caller))
+    let mut instance = [view(&record, &ports, caller)];
+    stand(write.conn(), &mut instance).await?;
+    let [instance] = instance;
+    Ok(instance)
 }
 
 fn event_of(action: Action) -> &'static str {
@@ -273,6 +299,7 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         power: record.observed_power,
         observed_boot: record.observed_boot,
         placed: record.incarnation_id.is_some(),
+        queued: record.queued_at.is_some(),
         host_down: record.host_since.filter(|_| down).map(|since| (reason, since)),
         waiting: record.waiting.as_deref(),
         failing,
@@ -308,6 +335,14 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
                 seen: record.saw_address(port.address),
             })
             .collect(),
+        queue: None,
+        policy: record.policy,
+        zone: record.zone.clone(),
+        required_traits: record.traits.clone(),
+        forbidden_traits: record.forbidden_traits.clone(),
+        group_id: record.group_id,
+        reservation_id: record.reservation_id,
+        expires_at: record.expires_at,
         agent: record.agent,
         cloud_init: record.cloud_init_errors.clone().map(CloudInit::of),
         started_at: record.started_at,

@@ -1,0 +1,53 @@
+//! What an instance asks of its host, and of the cloud where none has room.
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::id::{GroupId, InstanceId, ReservationId, TenantId};
+use crate::domain::policy::Policy;
+use crate::domain::reservation::check_end;
+
+/// Longest life that can be said in advance.
+const LONGEST: TimeDelta = TimeDelta::days(3660);
+
+/// What becomes of a request for which no host has room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNoCapacity {
+    /// It waits its turn for room that comes free.
+    #[default]
+    Queue,
+    /// It is refused with 409, and nothing is made.
+    Fail,
+}
+
+/// What an instance needs a host for.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Unplaced {
+    pub id: InstanceId,
+    pub tenant_id: TenantId,
+    pub flavor_name: String,
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+    pub traits: Vec<String>,
+    pub forbidden_traits: Vec<String>,
+    pub zone: Option<String>,
+    pub policy: Option<Policy>,
+    pub group_id: Option<GroupId>,
+    pub reservation_id: Option<ReservationId>,
+    /// Its labels as one text, in the order of their keys.
+    pub labels: String,
+    pub expires_at: Option<Time>,
+    /// Since when it waits, and whose turn it is; `None`: it was not refused yet.
+    pub queued_at: Option<Time>,
+    pub queue_tag: Option<f64>,
+}
+
+/// When an instance is to be deleted by itself.
+pub fn check_expiry(pointer: &str, expires_at: Option<Time>, now: Time) -> Result<()> {
+    expires_at.map_or(Ok(()), |end| check_end(pointer, end, now, LONGEST))
+}

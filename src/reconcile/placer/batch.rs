@@ -1,0 +1,312 @@
+//! One batch: everybody who waits is decided on in the order of the queue, and what was decided is claimed in a few statements.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::room::Room;
+use super::{BATCH, Context, Placed};
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
+use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
+use crate::domain::instance::Unplaced;
+use crate::domain::queue::size;
+use crate::placement::{self, NO_SLOT, Policy, Request, Stay};
+use crate::store::groups::Members;
+use crate::store::incarnations::Claim;
+use crate::store::queue::Refused;
+use crate::store::reservations::Slot;
+use crate::store::work::{self, Kind};
+use crate::store::{self};
+
+/// How often those are decided on again whose room another placer took between the look and the claim.
+const ROUNDS: usize = 8;
+/// Most hosts that are kept for those who wait and find none with room.
+const HOLDS: usize = 16;
+/// Most different requests whose refusal is explained anew in one batch.
+const ACCOUNTS: usize = 64;
+
+const KEPT: &str = "a host has room, and it is kept for an instance that has waited longer: see its place in the queue";
+
+/// Places `ids`, and whoever else waits and fits.
+pub async fn place(
+    ctx: &Context,
+    ids: &[InstanceId],
+    room: &mut Room,
+) -> Result<HashMap<InstanceId, Placed>> {
+    let mut outcome = HashMap::new();
+    let mut again: Vec<InstanceId> = ids.to_vec();
+    for _ in 0..ROUNDS {
+        let round = round(ctx, &again, ids, room).await?;
+        outcome.extend(round.outcome);
+        if round.lost.is_empty() {
+            break;
+        }
+        metrics::counter!(crate::domain::metric::CLAIMS_LOST).increment(round.lost.len() as u64);
+        again = round.lost;
+    }
+    Ok(outcome)
+}
+
+struct Round {
+    outcome: HashMap<InstanceId, Placed>,
+    /// Another placer took their room.
+    lost: Vec<InstanceId>,
+}
+
+/// One transaction.
+async fn round(
+    ctx: &Context,
+    ids: &[InstanceId],
+    asked: &[InstanceId],
+    room: &mut Room,
+) -> Result<Round> {
+    let now = ctx.clock.now();
+    let mut tx = store::begin(&ctx.db).await?;
+    let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+    let mut waiting = store::queue::waiting(&mut tx, ids, limit).await?;
+    room.refresh(&mut tx, &ctx.compared, now).await?;
+    let tags = in_turn(&mut tx, &mut waiting).await?;
+    let groups: BTreeSet<GroupId> = waiting.iter().filter_map(|who| who.group_id).collect();
+    let groups = match groups.is_empty() {
+        true => BTreeMap::new(),
+        false => store::groups::hold(&mut tx, &groups.into_iter().collect::<Vec<_>>()).await?,
+    };
+    let slots: BTreeSet<ReservationId> =
+        waiting.iter().filter_map(|who| who.reservation_id).collect();
+    let slots: Vec<_> = slots.into_iter().collect();
+    let slots = store::reservations::hold_free(&mut tx, &slots, limit).await?;
+    let mut decide = Decide {
+        room,
+        groups,
+        slots,
+        default: ctx.config.placement_policy.parse().unwrap_or(Policy::BestFit),
+        hold: TimeDelta::from_std(ctx.config.queue_hold).unwrap_or(TimeDelta::MAX),
+        now,
+        kept: BTreeSet::new(),
+        accounts: Vec::new(),
+    };
+    let mut claims = Vec::new();
+    let mut refused = Vec::new();
+    let mine: HashSet<_> = asked.iter().copied().collect();
+    for (who, tag) in waiting.iter().zip(tags) {
+        let by_stay = who.policy.unwrap_or(decide.default) == Policy::LifetimeFit;
+        let stay = if by_stay { Some(decide.room.stay(&mut tx, who, now).await?) } else { None };
+        match decide.one(who, stay)? {
+            Choice::Host(host, slot) => claims.push((Uuid::new_v4(), claim(who, host, slot))),
+            // Those that only wait along are told when they are looked at themselves.
+            Choice::None { .. } if who.queue_tag.is_some() && !mine.contains(&who.id) => {
+                refused.push((who, tag, None));
+            }
+            Choice::None { summary, would_fit_if } => {
+                refused.push((who, tag, Some((summary, would_fit_if))));
+            }
+        }
+    }
+    write(ctx, tx, &waiting, claims, refused, &mine, room, now).await
+}
+
+/// Sorts those that wait by whose turn it is; gives their tags.
+async fn in_turn(tx: &mut store::Tx, waiting: &mut Vec<Unplaced>) -> Result<Vec<f64>> {
+    let queued = waiting.iter().any(|who| who.queue_tag.is_some());
+    let mut backlog = if queued {
+        store::queue::backlog(tx).await?
+    } else {
+        crate::domain::queue::Backlog::default()
+    };
+    let mut tagged: Vec<_> = std::mem::take(waiting)
+        .into_iter()
+        .map(|who| {
+            let enter = || backlog.enter(who.tenant_id, size(who.vcpus, who.memory_mib));
+            (who.queue_tag.unwrap_or_else(enter), who)
+        })
+        .collect();
+    tagged.sort_by(|(a, one), (b, other)| a.total_cmp(b).then(one.id.cmp(&other.id)));
+    let tags = tagged.iter().map(|(tag, _)| *tag).collect();
+    waiting.extend(tagged.into_iter().map(|(_, who)| who));
+    Ok(tags)
+}
+
+fn claim(who: &Unplaced, host: HostId, slot: Option<Uuid>) -> Claim {
+    Claim {
+        instance: who.id,
+        tenant: who.tenant_id,
+        host,
+        vcpus: who.vcpus,
+        memory_mib: who.memory_mib,
+        disk_gib: who.disk_gib,
+        slot,
+    }
+}
+
+enum Choice {
+    Host(HostId, Option<Uuid>),
+    None { summary: String, would_fit_if: Value },
+}
+
+/// The decisions of a batch, each on what the ones before it left.
+struct Decide<'a> {
+    room: &'a mut Room,
+    groups: BTreeMap<GroupId, Members>,
+    slots: BTreeMap<ReservationId, Vec<Slot>>,
+    default: Policy,
+    hold: TimeDelta,
+    now: Time,
+    /// Hosts that are kept for those who came before and found no room.
+    kept: BTreeSet<HostId>,
+    accounts: Vec<(Request, String, Value)>,
+}
+
+impl Decide<'_> {
+    fn one(&mut self, who: &Unplaced, stay: Option<Stay>) -> Result<Choice> {
+        let members = who.group_id.and_then(|id| self.groups.get(&id));
+        let members = members.map(|members| (&members.group, &members.on_hosts));
+        let wishes = placement::wishes(who, self.default, members, stay, &self.room.index)?;
+        let choice = match who.reservation_id {
+            Some(id) => self.in_slot(id, &wishes),
+            None => self.on_host(who, wishes),
+        };
+        if let Choice::Host(host, _) = &choice
+            && let Some(members) = who.group_id.and_then(|id| self.groups.get_mut(&id))
+        {
+            *members.on_hosts.entry(*host).or_default() += 1;
+        }
+        Ok(choice)
+    }
+
+    fn on_host(&mut self, who: &Unplaced, mut wishes: Vec<Request>) -> Choice {
+        let plain = wishes[0].clone();
+        wishes.iter_mut().for_each(|wish| wish.exclude.extend(&self.kept));
+        let Room { index, cursor, .. } = &mut *self.room;
+        if let Ok(host) = index.claim_first(&wishes, cursor) {
+            return Choice::Host(host, None);
+        }
+        // What comes free on the host that lacks the least is for this one, and not for those behind it: else a big one waits
+        // for ever while small ones come and go. But not for ever, either.
+        let patient = who.queued_at.is_none_or(|since| self.now - since < self.hold);
+        if patient
+            && self.kept.len() < HOLDS
+            && let Some(host) = self.room.index.would_take(&wishes[0])
+        {
+            self.kept.insert(host);
+        }
+        self.account(plain)
+    }
+
+    /// A slot of its reservation on a host that its group allows.
+    fn in_slot(&mut self, id: ReservationId, wishes: &[Request]) -> Choice {
+        let free = self.slots.entry(id).or_default();
+        let index = &self.room.index;
+        let hosts: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
+        let Some(at) = wishes.iter().find_map(|wish| index.first_admitted(wish, &hosts)) else {
+            return Choice::None { summary: NO_SLOT.into(), would_fit_if: json!([]) };
+        };
+        let slot = free.swap_remove(at);
+        // What it takes less than the slot comes free with the next look at the host.
+        Choice::Host(slot.host_id, Some(slot.id))
+    }
+
+    /// Why none was found, and what would do; the same for equal requests of a batch.
+    fn account(&mut self, request: Request) -> Choice {
+        let known = self.accounts.iter().find(|(known, ..)| *known == request);
+        let (summary, would_fit_if) = match known {
+            Some((_, summary, fit)) => (summary.clone(), fit.clone()),
+            None => {
+                let explanation = self.room.index.explain(&request, &self.room.cursor).redacted();
+                let kept = explanation.chosen.is_some();
+                let fit = json!(explanation.would_fit_if);
+                let summary = if kept { KEPT.to_owned() } else { explanation.summary };
+                if self.accounts.len() < ACCOUNTS {
+                    self.accounts.push((request, summary.clone(), fit.clone()));
+                }
+                (summary, fit)
+            }
+        };
+        Choice::None { summary, would_fit_if }
+    }
+}
+
+type Why = Option<(String, Value)>;
+
+/// What was decided is claimed; those that another placer has locked, or whose room is gone, are left to another round.
+#[expect(clippy::too_many_arguments, reason = "the end of one function, which was too long")]
+async fn write(
+    ctx: &Context,
+    mut tx: store::Tx,
+    waiting: &[Unplaced],
+    mut claims: Vec<(Uuid, Claim)>,
+    refused: Vec<(&Unplaced, f64, Why)>,
+    mine: &HashSet<InstanceId>,
+    room: &mut Room,
+    now: Time,
+) -> Result<Round> {
+    let mut outcome: HashMap<InstanceId, Placed> = HashMap::new();
+    let chosen: Vec<_> = claims.iter().map(|(_, claim)| claim.instance).collect();
+    let mut made = HashSet::new();
+    if !chosen.is_empty() {
+        let locked: HashSet<_> =
+            store::incarnations::lock_unplaced(&mut tx, &chosen).await?.into_iter().collect();
+        claims.retain(|(_, claim)| locked.contains(&claim.instance));
+        let done = store::incarnations::claim(&mut tx, &claims, now).await?;
+        made = done.into_iter().map(|(instance, _)| instance).collect();
+    }
+    let by_id: HashMap<_, _> = waiting.iter().map(|who| (who.id, who)).collect();
+    let lost: Vec<_> = claims
+        .iter()
+        .map(|(_, claim)| claim.instance)
+        .filter(|instance| !made.contains(instance))
+        .collect();
+    let placed = || claims.iter().filter(|(_, claim)| made.contains(&claim.instance));
+    let mut events = Vec::new();
+    for (_, claim) in placed() {
+        outcome.insert(claim.instance, Placed::On(claim.host));
+        let detail = json!({ "vcpus": claim.vcpus, "memory_mib": claim.memory_mib, "disk_gib": claim.disk_gib });
+        events.push(event("instance.placed", by_id[&claim.instance], Outcome::Done, detail));
+    }
+    let mut fresh = Vec::new();
+    for (position, (who, tag, why)) in (1..).zip(refused) {
+        let Some((summary, account)) = why else { continue };
+        if who.queue_tag.is_none() {
+            let detail = json!({ "reason": summary, "position": position });
+            events.push(event("instance.queued", who, Outcome::Seen, detail));
+        }
+        fresh.push(Refused { id: who.id, tag, account });
+        outcome.insert(who.id, Placed::NoRoom { summary, position });
+    }
+    if !fresh.is_empty() {
+        store::queue::enter(&mut tx, &fresh, now).await?;
+    }
+    let left: Vec<_> = placed()
+        .map(|(_, claim)| claim.instance)
+        .filter(|id| by_id[id].queue_tag.is_some())
+        .collect();
+    if !left.is_empty() {
+        store::queue::leave(&mut tx, &left).await?;
+    }
+    store::events::insert_all(&mut tx, &events, now).await?;
+    tx.commit().await?;
+    // Not under the instances' locks: whoever works on them has their items first.
+    let others: Vec<_> = made.iter().filter(|id| !mine.contains(id)).map(|id| id.0).collect();
+    if !others.is_empty() {
+        work::touch_all(&mut *ctx.conn().await?, Kind::Instance, &others, now).await?;
+        ctx.changes.wake();
+    }
+    if made.len() < chosen.len() {
+        room.forget();
+    }
+    Ok(Round { outcome, lost })
+}
+
+fn event(kind: &'static str, who: &Unplaced, outcome: Outcome, detail: Value) -> NewEvent {
+    let subject = Subject {
+        kind: "instance",
+        id: who.id.0,
+        name: String::new(),
+        tenant: Some(who.tenant_id),
+    };
+    let actor = Actor { name: "reconciler".into(), ..Actor::default() };
+    NewEvent { kind, subject, actor, outcome, detail }
+}

@@ -1,0 +1,195 @@
+//! What the placer remembers between batches: an index of all hosts, read from the store once and then fed what has changed.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use super::lifetimes::Lifetimes;
+use crate::domain::clock::Time;
+use crate::domain::compared::Compared;
+use crate::domain::error::Result;
+use crate::domain::host::Candidate;
+use crate::domain::id::HostId;
+use crate::domain::instance::Unplaced;
+use crate::placement::{self, HostView, Index, RoundRobin, Stay};
+use crate::store::fleet::{self, Moment};
+
+/// Every host and its room.
+#[derive(Default)]
+pub struct Room {
+    pub index: Index,
+    /// Where round robin stands.
+    pub cursor: RoundRobin,
+    /// Up to when the index has seen what changed; `None`: it is to be read anew.
+    seen: Option<Moment>,
+    /// Hosts that are up and that this process has not compared with the database yet.
+    unproven: BTreeMap<HostId, Candidate>,
+    /// Kept from the first request on that is placed by how long guests stay.
+    lifetimes: Option<Lifetimes>,
+}
+
+impl Room {
+    /// Brings the index up to date.
+    pub async fn refresh(
+        &mut self,
+        conn: &mut PgConnection,
+        compared: &Compared,
+        now: Time,
+    ) -> Result<()> {
+        let moment = fleet::moment(conn).await?;
+        // Transactions only ever count up: this is another database than a moment ago.
+        let since = self.seen.filter(|seen| seen.transaction <= moment.transaction);
+        let changed = fleet::changed(conn, since).await?;
+        let mut touched: Vec<_> = changed.iter().map(|host| host.id).collect();
+        if since.is_none() {
+            self.unproven.clear();
+        }
+        let proven: Vec<_> =
+            self.unproven.keys().copied().filter(|host| compared.has(*host)).collect();
+        let proven: Vec<_> = proven.iter().filter_map(|host| self.unproven.remove(host)).collect();
+        // What has just changed comes last: it is newer than what was remembered.
+        let views: Vec<_> = proven
+            .into_iter()
+            .chain(changed)
+            .map(|host| {
+                let host = self.proven(host, compared);
+                let exit = self.lifetimes.as_ref().map(|lifetimes| lifetimes.exit(host.id));
+                HostView { exit: exit.unwrap_or_default(), ..placement::view(&host) }
+            })
+            .collect();
+        if since.is_none() {
+            self.index = Index::from_hosts(views);
+        } else {
+            views.into_iter().for_each(|host| self.index.upsert(host));
+        }
+        self.seen = Some(moment);
+        // A host that is gone leaves no row that tells of it.
+        if i64::try_from(self.index.len()).ok() != Some(moment.hosts) {
+            self.seen = None;
+            if since.is_some() {
+                return Box::pin(self.refresh(conn, compared, now)).await;
+            }
+        }
+        if let Some(lifetimes) = &mut self.lifetimes {
+            touched.sort_unstable();
+            touched.dedup();
+            let hosts = since.map(|_| touched.as_slice());
+            lifetimes.refresh(conn, &mut self.index, hosts, now).await?;
+        }
+        Ok(())
+    }
+
+    /// For how long an instance is to be thought to stay; what is known of that is gathered from now on.
+    pub async fn stay(
+        &mut self,
+        conn: &mut PgConnection,
+        who: &Unplaced,
+        now: Time,
+    ) -> Result<Stay> {
+        if self.lifetimes.is_none() {
+            let mut lifetimes = Lifetimes::default();
+            lifetimes.refresh(conn, &mut self.index, None, now).await?;
+            self.lifetimes = Some(lifetimes);
+        }
+        let known = self.lifetimes.as_ref().map(|lifetimes| lifetimes.stay(who, now));
+        Ok(known.unwrap_or(Stay { seconds: 0, sure: false }))
+    }
+
+    /// What was taken in the index and never committed is forgotten with everything else.
+    pub fn forget(&mut self) {
+        self.seen = None;
+    }
+
+    /// The host as it may be placed on: a claim counts its host's row up, and would hide that the host had counted further.
+    fn proven(&mut self, host: Candidate, compared: &Compared) -> Candidate {
+        self.unproven.remove(&host.id);
+        if host.health != "up" || compared.has(host.id) {
+            return host;
+        }
+        let closed = Candidate { health: "unknown".into(), ..host.clone() };
+        self.unproven.insert(host.id, host);
+        closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::cli::postgres::throwaway;
+    use crate::placement::HostState;
+    use crate::store;
+
+    async fn run(db: &PgPool, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(db).await.unwrap();
+    }
+
+    /// The index that was fed is the one that is read anew.
+    async fn refreshed(room: &mut Room, db: &PgPool, compared: &Compared) {
+        let mut conn = store::acquire(db).await.unwrap();
+        let now = chrono::DateTime::from_timestamp(2_000_000_000, 0).unwrap();
+        room.refresh(&mut conn, compared, now).await.unwrap();
+        let mut fresh = Room::default();
+        fresh.refresh(&mut conn, compared, now).await.unwrap();
+        let hosts = |room: &Room| room.index.hosts().collect::<Vec<_>>();
+        assert_eq!(hosts(room), hosts(&fresh));
+    }
+
+    #[tokio::test]
+    async fn what_is_fed_is_what_is_read_anew_also_where_a_commit_comes_late() {
+        let options = throwaway::migrated(&store::MIGRATIONS).await.unwrap();
+        let db = store::connect(options, 4).await.unwrap();
+        run(
+            &db,
+            "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since, zone, traits,
+                                health, limit_vcpus, limit_memory_mib, limit_disk_gib)
+             select gen_random_uuid(), 'h' || n, 'test:///default', '/p', 'auto', 1, 1, 1, now(), now(), 'z', '{}', 'up', 8, 8192, 80
+             from generate_series(1, 5) n",
+        )
+        .await;
+        let (mut room, compared) = (Room::default(), Compared::default());
+        refreshed(&mut room, &db, &compared).await;
+        assert!(room.index.hosts().all(|host| host.state == HostState::NoFacts), "none is proven");
+        let ids: Vec<_> = room.index.hosts().map(|host| host.id).collect();
+        ids.iter().for_each(|id| {
+            compared.note(*id);
+        });
+        refreshed(&mut room, &db, &compared).await;
+        assert!(room.index.hosts().all(|host| host.state == HostState::Ready));
+        // One that began before the look, and commits after it.
+        let mut late = store::begin(&db).await.unwrap();
+        sqlx::query("update hosts set used_vcpus = 3 where id = $1")
+            .bind(ids[0])
+            .execute(&mut *late)
+            .await
+            .unwrap();
+        run(&db, "update hosts set used_vcpus = 1 where name = 'h5'").await;
+        refreshed(&mut room, &db, &compared).await;
+        late.commit().await.unwrap();
+        refreshed(&mut room, &db, &compared).await;
+        assert_eq!(room.index.host(ids[0]).unwrap().used.vcpus, 3);
+        run(&db, "delete from hosts where name = 'h2'").await;
+        refreshed(&mut room, &db, &compared).await;
+        assert_eq!(room.index.len(), 4);
+        run(
+            &db,
+            "insert into tenants (id, name, quota_instances, quota_vcpus, quota_memory_mib, quota_disk_gib, quota_networks, quota_images,
+                                  quota_keypairs, created_at)
+             values (gen_random_uuid(), 't', 1, 1, 1, 1, 1, 1, 1, now());
+             insert into aggregates (id, name, created_at) values (gen_random_uuid(), 'a', now());",
+        )
+        .await;
+        let mut conn = store::acquire(&db).await.unwrap();
+        let aggregate = sqlx::query_scalar("select id from aggregates").fetch_one(&mut *conn).await;
+        let tenant = sqlx::query_scalar("select id from tenants").fetch_one(&mut *conn).await;
+        let patch = crate::domain::aggregate::AggregatePatch {
+            description: None,
+            hosts: Some(vec![ids[4]]),
+            tenants: Some(vec![tenant.unwrap()]),
+        };
+        store::aggregates::update(&mut conn, aggregate.unwrap(), &patch, true).await.unwrap();
+        drop(conn);
+        refreshed(&mut room, &db, &compared).await;
+    }
+}

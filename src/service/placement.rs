@@ -1,0 +1,390 @@
+//! Placement asked by a request: what would be chosen now and what would do otherwise, and a claim for who does not wait.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::authorize::authorize;
+use super::quota::Adding;
+use super::{App, Write};
+use crate::domain::caller::Caller;
+use crate::domain::error::{Error, FieldError, Result};
+use crate::domain::event::Subject;
+use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_MAX, check_traits};
+use crate::domain::host::{Candidate, check_zone};
+use crate::domain::id::{HostId, InstanceId, TenantId};
+use crate::domain::instance::Unplaced;
+use crate::domain::page::{LIMIT_MAX, Page};
+use crate::domain::policy::Policy;
+use crate::domain::text::Name;
+use crate::placement::{
+    self, Explanation, FlavorSize, Index, NO_SLOT, Request, Resources, RoundRobin, WouldFit,
+};
+use crate::store;
+use crate::store::groups::Members;
+use crate::store::incarnations::Claim;
+
+/// How often a claim is tried on another host when others take the room between look and claim.
+const TRIES: usize = 8;
+/// Those first in the queue have their hosts kept.
+const FIRST: i64 = 64;
+
+/// What placement is asked about: a flavor, or a size of its own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlacementQuery {
+    /// Id or name of a flavor; instead of `vcpus`, `memory_mib` and `disk_gib`.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = "nano")]
+    pub flavor: Option<String>,
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 512, example = json!(null))]
+    pub vcpus: Option<i32>,
+    #[serde(default)]
+    #[schema(minimum = 64, maximum = 16777216, example = json!(null))]
+    pub memory_mib: Option<i64>,
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 65536, example = json!(null))]
+    pub disk_gib: Option<i64>,
+    /// How a host is chosen; null: as the flavor has it, else as the setting `placement_policy` does.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// Only hosts of this zone.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._-]+$", example = json!(null))]
+    pub zone: Option<String>,
+    /// What the host must offer beside what the flavor asks for.
+    #[serde(default)]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
+    pub required_traits: Vec<String>,
+    /// What the host must not offer.
+    #[serde(default)]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
+    pub forbidden_traits: Vec<String>,
+    /// Id or name of a group of the tenant.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = json!(null))]
+    pub group: Option<String>,
+}
+
+/// What placement answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlacementAnswer {
+    /// Whether a host has room for it now, and the tenant's quota too.
+    pub fits: bool,
+    /// How many instances of all tenants wait for room.
+    #[schema(minimum = 0, example = 0)]
+    pub waiting: i64,
+    /// Need and have, by class of hosts; host names are shown to admins only.
+    pub placement: Explanation,
+}
+
+impl PlacementQuery {
+    fn check(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        let mut gather = |outcome: Result<()>| {
+            if let Err(Error::Invalid(more)) = outcome {
+                faults.extend(more);
+            }
+        };
+        let sizes = [
+            ("/vcpus", self.vcpus.map(i64::from), 1, i64::from(VCPUS_MAX)),
+            ("/memory_mib", self.memory_mib, 64, MEMORY_MIB_MAX),
+            ("/disk_gib", self.disk_gib, 1, DISK_GIB_MAX),
+        ];
+        for (pointer, value, min, max) in sizes {
+            match (&self.flavor, value) {
+                (Some(_), Some(_)) => gather(Err(Error::field(
+                    pointer,
+                    "goes without `flavor`: a flavor has its size",
+                ))),
+                (None, None) => gather(Err(Error::field(
+                    pointer,
+                    "must be given where `flavor` is not: all of vcpus, memory_mib and disk_gib",
+                ))),
+                (None, Some(value)) if !(min..=max).contains(&value) => {
+                    gather(Err(Error::field(
+                        pointer,
+                        format!("must be {min} to {max}, is {value}"),
+                    )));
+                }
+                (None | Some(_), Some(_) | None) => {}
+            }
+        }
+        for (pointer, named) in [("/flavor", &self.flavor), ("/group", &self.group)] {
+            if let Some(named) = named {
+                gather(Name::parse(pointer, named).map(drop));
+            }
+        }
+        gather(self.zone.as_deref().map_or(Ok(()), |zone| check_zone("/zone", zone)));
+        gather(check_traits("/required_traits", &self.required_traits));
+        gather(check_traits("/forbidden_traits", &self.forbidden_traits));
+        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
+    }
+}
+
+/// Which host would be chosen now, or why none, and single changes that would do: of the flavor, the hosts or the quota. Changes
+/// nothing.
+pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<PlacementAnswer> {
+    authorize(caller, "explain_placement")?;
+    query.check()?;
+    let tenant = caller.tenant()?;
+    let mut conn = app.conn().await?;
+    let unknown = |kind: &str, named: &str| {
+        let detail = format!("there is no {kind} {named:?} in this tenant: see GET /v1/{kind}s");
+        Error::Invalid(vec![FieldError { pointer: format!("/{kind}"), detail }])
+    };
+    let flavor = match &query.flavor {
+        Some(named) => {
+            let found = store::flavors::find(&mut conn, named).await?;
+            Some(found.ok_or_else(|| unknown("flavor", named))?)
+        }
+        None => None,
+    };
+    let group_id = match &query.group {
+        Some(named) => {
+            let found = store::groups::find(&mut conn, tenant, named).await?;
+            Some(found.ok_or_else(|| unknown("group", named))?.id)
+        }
+        None => None,
+    };
+    let who = asked(tenant, query, flavor.as_ref(), group_id);
+    let mut placement = explain(app, &mut conn, &who).await?;
+    let over = over_quota(&mut conn, tenant, &who).await?;
+    let fits = placement.chosen.is_some() && over.is_empty();
+    if !over.is_empty() {
+        placement.would_fit_if.splice(0..0, over);
+        placement.would_fit_if.truncate(placement::MAX_CLASSES);
+        placement.summarise();
+    }
+    if !caller.admin {
+        placement = placement.redacted();
+    }
+    let waiting = store::queue::length(&mut conn).await?;
+    Ok(PlacementAnswer { fits, waiting, placement })
+}
+
+fn asked(
+    tenant: TenantId,
+    query: &PlacementQuery,
+    flavor: Option<&Flavor>,
+    group_id: Option<crate::domain::id::GroupId>,
+) -> Unplaced {
+    let own = |size: Option<i64>| size.unwrap_or_default();
+    let mut traits = flavor.map(|flavor| flavor.traits.clone()).unwrap_or_default();
+    traits.extend(query.required_traits.iter().cloned());
+    Unplaced {
+        id: InstanceId(Uuid::nil()),
+        tenant_id: tenant,
+        flavor_name: flavor.map(|flavor| flavor.name.to_string()).unwrap_or_default(),
+        vcpus: flavor.map_or(query.vcpus.unwrap_or_default(), |flavor| flavor.vcpus),
+        memory_mib: flavor.map_or(own(query.memory_mib), |flavor| flavor.memory_mib),
+        disk_gib: flavor.map_or(own(query.disk_gib), |flavor| flavor.disk_gib),
+        traits,
+        forbidden_traits: query.forbidden_traits.clone(),
+        zone: query.zone.clone(),
+        policy: query.policy.or(flavor.and_then(|flavor| flavor.policy)),
+        group_id,
+        reservation_id: None,
+        labels: String::new(),
+        expires_at: None,
+        queued_at: None,
+        queue_tag: None,
+    }
+}
+
+/// The quotas that one more of its size would go over, each with what would do.
+async fn over_quota(
+    conn: &mut PgConnection,
+    tenant: TenantId,
+    who: &Unplaced,
+) -> Result<Vec<WouldFit>> {
+    let Some(quota) = store::tenants::quota(conn, tenant).await? else { return Ok(Vec::new()) };
+    let used = store::tenants::usage(conn, tenant).await?;
+    let adding = Adding {
+        instances: 1,
+        vcpus: who.vcpus.into(),
+        memory_mib: who.memory_mib,
+        disk_gib: who.disk_gib,
+        ..Adding::default()
+    };
+    let over = quota.over(&used, &adding).into_iter();
+    Ok(over.map(|(quota, to)| WouldFit::QuotaRaised { quota: quota.into(), to }).collect())
+}
+
+/// Placement's account of an instance, with hosts' names.
+pub async fn explain(app: &App, conn: &mut PgConnection, who: &Unplaced) -> Result<Explanation> {
+    let index = placement::index(&open(app, store::fleet::all(conn).await?));
+    let members = members(conn, who).await?;
+    let wishes = wishes(app, who, members.as_ref(), &index)?;
+    let cursor = RoundRobin::default();
+    let fitting = wishes.iter().find(|wish| index.place(wish, &mut cursor.clone()).is_ok());
+    let flavors = if fitting.is_some() { Vec::new() } else { sizes(conn).await? };
+    // Where none fits, the most wanted tells the most.
+    Ok(index.explain_among(fitting.unwrap_or(&wishes[0]), &cursor, &flavors))
+}
+
+/// Gives an instance that was just recorded a host and the claim there, in its own transaction.
+///
+/// # Errors
+/// `NoCapacity` where no host has room, or only one that is kept for those who wait already.
+pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced) -> Result<()> {
+    let hosts = open(app, store::fleet::all(write.conn()).await?);
+    let mut index = placement::index(&hosts);
+    let members = members(write.conn(), who).await?;
+    let mut wishes = wishes(app, who, members.as_ref(), &index)?;
+    let slots = match who.reservation_id {
+        Some(id) => {
+            let free = store::reservations::hold_free(write.conn(), &[id], LIMIT_MAX).await?;
+            Some(free.into_values().next().unwrap_or_default())
+        }
+        None => None,
+    };
+    let refused = |index: &Index, wish: &Request, summary: Option<String>| {
+        let explanation = index.explain(wish, &RoundRobin::default());
+        let explanation = if caller.admin { explanation } else { explanation.redacted() };
+        Error::NoCapacity {
+            detail: summary.unwrap_or_else(|| explanation.summary.clone()),
+            explanation: json!(explanation),
+        }
+    };
+    if slots.is_none() {
+        serve_the_queue(app, write.conn(), &mut index, &mut wishes).await?;
+    }
+    for _ in 0..TRIES {
+        let (host, slot) = if let Some(free) = &slots {
+            let on: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
+            let at = wishes.iter().find_map(|wish| index.first_admitted(wish, &on));
+            let at = at.ok_or_else(|| refused(&index, &wishes[0], Some(NO_SLOT.into())))?;
+            (free[at].host_id, Some(free[at].id))
+        } else {
+            let found = index.place_first(&wishes, &mut RoundRobin::default());
+            (found.map_err(|placement::NoFit| refused(&index, &wishes[0], None))?, None)
+        };
+        let claim = Claim {
+            instance: who.id,
+            tenant: who.tenant_id,
+            host,
+            vcpus: who.vcpus,
+            memory_mib: who.memory_mib,
+            disk_gib: who.disk_gib,
+            slot,
+        };
+        let now = write.now;
+        let made =
+            store::incarnations::claim(write.conn(), &[(Uuid::new_v4(), claim)], now).await?;
+        if !made.is_empty() {
+            return placed(write, who).await;
+        }
+        // Somebody else was faster.
+        wishes.iter_mut().for_each(|wish| {
+            wish.exclude.insert(host);
+        });
+    }
+    Err(refused(&index, &wishes[0], None))
+}
+
+async fn placed(write: &mut Write, who: &Unplaced) -> Result<()> {
+    let subject = Subject {
+        kind: "instance",
+        id: who.id.0,
+        name: String::new(),
+        tenant: Some(who.tenant_id),
+    };
+    let detail =
+        json!({ "vcpus": who.vcpus, "memory_mib": who.memory_mib, "disk_gib": who.disk_gib });
+    write.done("instance.placed", subject, detail).await
+}
+
+/// Those who wait come first: the room that they would be given, and the hosts that are kept for them, are not for this one.
+async fn serve_the_queue(
+    app: &App,
+    conn: &mut PgConnection,
+    index: &mut Index,
+    wishes: &mut [Request],
+) -> Result<()> {
+    for other in store::queue::waiting(conn, &[], FIRST).await? {
+        let request = placement::request(&other, policy(app))?;
+        if index.claim(&request, &mut RoundRobin::default()).is_err()
+            && let Some(host) = index.would_take(&request)
+        {
+            wishes.iter_mut().for_each(|wish| {
+                wish.exclude.insert(host);
+            });
+        }
+    }
+    Ok(())
+}
+
+fn policy(app: &App) -> Policy {
+    app.config.placement_policy.parse().unwrap_or_default()
+}
+
+fn wishes(
+    app: &App,
+    who: &Unplaced,
+    members: Option<&Members>,
+    index: &Index,
+) -> Result<Vec<Request>> {
+    let members = members.map(|members| (&members.group, &members.on_hosts));
+    placement::wishes(who, policy(app), members, None, index)
+}
+
+async fn members(conn: &mut PgConnection, who: &Unplaced) -> Result<Option<Members>> {
+    match who.group_id {
+        Some(id) => Ok(store::groups::hold(conn, &[id]).await?.remove(&id)),
+        None => Ok(None),
+    }
+}
+
+/// The hosts, of which those that this process has not compared with the database take nothing yet.
+fn open(app: &App, hosts: Vec<Candidate>) -> Vec<Candidate> {
+    let open = |host: Candidate| match host.health.as_str() {
+        "up" if !app.compared.has(host.id) => Candidate { health: "unknown".into(), ..host },
+        _ => host,
+    };
+    hosts.into_iter().map(open).collect()
+}
+
+async fn sizes(conn: &mut PgConnection) -> Result<Vec<FlavorSize>> {
+    let page = Page { limit: LIMIT_MAX, after: Uuid::nil() };
+    let size = |flavor: Flavor| {
+        let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
+        let traits = flavor.traits.into_iter().collect();
+        Ok(FlavorSize { name: flavor.name.to_string(), need, traits })
+    };
+    store::flavors::list(conn, &page, None).await?.into_iter().map(size).collect()
+}
+
+/// Hosts for so many of one size, as one that is named twice takes two.
+///
+/// # Errors
+/// `NoCapacity` where there are not so many.
+pub(super) fn spread_over(
+    app: &App,
+    caller: &Caller,
+    hosts: Vec<Candidate>,
+    who: &Unplaced,
+    count: i64,
+) -> Result<Vec<HostId>> {
+    let mut index = placement::index(&open(app, hosts));
+    let request = placement::request(who, policy(app))?;
+    let mut cursor = RoundRobin::default();
+    let mut chosen = Vec::new();
+    for _ in 0..count {
+        let Ok(host) = index.claim(&request, &mut cursor) else {
+            let explanation = index.explain(&request, &cursor);
+            let explanation = if caller.admin { explanation } else { explanation.redacted() };
+            let detail = format!(
+                "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {}",
+                chosen.len(),
+                explanation.summary
+            );
+            return Err(Error::NoCapacity { detail, explanation: json!(explanation) });
+        };
+        chosen.push(host);
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,91 @@
+//! The hosts as placement is told of them: all of them once, and then those that have changed.
+
+use sqlx::PgConnection;
+
+use crate::domain::clock::Time;
+use crate::domain::error::Result;
+use crate::domain::host::Candidate;
+use crate::domain::id::{HostId, IncarnationId, TenantId};
+
+/// A moment up to which changes of hosts have been seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The oldest transaction that was under way: what it and later ones change is still to be seen.
+    pub transaction: i64,
+    /// How many hosts there are.
+    pub hosts: i64,
+}
+
+/// Now. To be asked for before the changes, which may then be seen twice and are never missed.
+pub async fn moment(conn: &mut PgConnection) -> Result<Moment> {
+    let (transaction, hosts) = sqlx::query_as(
+        "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint, (select count(*) from hosts)",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Moment { transaction, hosts })
+}
+
+/// Every host that has changed since; `None`: every host.
+pub async fn changed(conn: &mut PgConnection, since: Option<Moment>) -> Result<Vec<Candidate>> {
+    let rows = sqlx::query_as(
+        "select h.id, h.name, h.zone, h.traits, h.enabled, h.removed_at is not null as leaving, h.health,
+                h.limit_vcpus, h.limit_memory_mib, h.limit_disk_gib, h.used_vcpus, h.used_memory_mib, h.used_disk_gib,
+                array(select distinct t.tenant_id from aggregate_hosts a join aggregate_tenants t using (aggregate_id)
+                      where a.host_id = h.id order by 1) as dedicated
+         from hosts h where $1::text is null or h.changed_by >= $1::text::xid8 order by h.id",
+    )
+    .bind(since.map(|moment| moment.transaction.to_string()))
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// A guest of a host, for who learns how long guests stay.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Guest {
+    pub id: IncarnationId,
+    pub host_id: HostId,
+    pub tenant_id: TenantId,
+    /// `None`: its instance is gone, and the host was not cleaned yet.
+    pub flavor_name: Option<String>,
+    /// As one text.
+    pub labels: String,
+    pub created_at: Time,
+    pub expires_at: Option<Time>,
+}
+
+/// The guests of these hosts, or of all, oldest first.
+pub async fn guests(conn: &mut PgConnection, hosts: Option<&[HostId]>) -> Result<Vec<Guest>> {
+    let guests = sqlx::query_as(
+        "select c.id, c.host_id, c.tenant_id, i.flavor_name, coalesce(i.labels::text, '') as labels, c.created_at, i.expires_at
+         from incarnations c left join instances i on i.id = c.instance_id
+         where $1::uuid[] is null or c.host_id = any($1) order by c.created_at",
+    )
+    .bind(hosts.map(|hosts| hosts.iter().map(|host| host.0).collect::<Vec<_>>()))
+    .fetch_all(conn)
+    .await?;
+    Ok(guests)
+}
+
+/// What hosts offer that requests may name.
+#[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
+pub struct Offers {
+    pub zones: Vec<String>,
+    pub traits: Vec<String>,
+}
+
+pub async fn offers(conn: &mut PgConnection) -> Result<Offers> {
+    let offers = sqlx::query_as(
+        "select array(select distinct zone from hosts where removed_at is null order by 1) as zones,
+                array(select distinct unnest(traits) from hosts where removed_at is null order by 1) as traits",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(offers)
+}
+
+/// Every host.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<Candidate>> {
+    changed(conn, None).await
+}

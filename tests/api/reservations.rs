@@ -1,0 +1,134 @@
+//! Reservations over HTTP: capacity that is held for a while.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Api, HOST};
+use crate::queue::{cloud, make, path, runs, until, waits};
+
+fn end(seconds: i64) -> String {
+    (chrono::Utc::now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339()
+}
+
+fn new(slots: i64) -> Value {
+    json!({"name": "nightly", "flavor": "c16", "slots": slots, "expires_at": end(3600)})
+}
+
+async fn used(api: &Api) -> i64 {
+    let host = api.admin.get(&format!("/v1/hosts/{}", HOST.0)).await.expect(200);
+    host["used"]["vcpus"].as_i64().expect("vCPUs")
+}
+
+/// The claims of each host add up.
+async fn sound(api: &Api) {
+    let fsck = api.admin.get("/v1/fsck").await.expect(200);
+    let claims = fsck["findings"].as_array().expect("findings").iter();
+    let claims: Vec<_> = claims.filter(|finding| finding["check"] == "claim").collect();
+    assert!(claims.is_empty(), "{claims:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reserved_capacity_is_kept_for_who_names_it_and_comes_back_to_it() {
+    let api = cloud(0).await;
+    let made = api.member.post("/v1/reservations", &new(3)).await;
+    let held = made.expect(201);
+    let at = format!("/v1/reservations/{}", held["id"].as_str().unwrap());
+    assert_eq!(made.header("location"), Some(at.as_str()));
+    assert_eq!((&held["free"], &held["slots"], used(&api).await), (&json!(3), &json!(3), 48));
+    sound(&api).await;
+    // Others, and its own tenant without its name, have what is left.
+    let other = make(&api.stranger, "other", "c32", json!({})).await;
+    waits(&api.stranger, &other).await;
+    let inside = make(&api.member, "in", "c16", json!({"reservation": "nightly"})).await;
+    assert_eq!(runs(&api.member, &inside).await["reservation_id"], held["id"]);
+    let small = make(&api.member, "small", "c8", json!({"reservation": "nightly"})).await;
+    runs(&api.member, &small).await;
+    assert_eq!((&api.reader.get(&at).await.expect(200)["free"], used(&api).await), (&json!(1), 40));
+    sound(&api).await;
+    let third = make(&api.member, "third", "c16", json!({"reservation": "nightly"})).await;
+    runs(&api.member, &third).await;
+    let fourth = make(&api.member, "fourth", "c16", json!({"reservation": "nightly"})).await;
+    let waiting = waits(&api.member, &fourth).await;
+    assert!(waiting["reason"].as_str().expect("a reason").contains("no free slot"), "{waiting:#}");
+    let fail = json!({"name": "x", "image": "tiny", "flavor": "c16", "reservation": "nightly", "on_no_capacity": "fail"});
+    api.member.post("/v1/instances", &fail).await.problem(409, "no-capacity");
+    // A slot that is left is the next one's.
+    api.member.delete(&format!("{}?wait=deleted&timeout=30", path(&inside))).await.expect(202);
+    runs(&api.member, &fourth).await;
+    api.member.delete(&format!("{}?wait=deleted&timeout=30", path(&small))).await.expect(202);
+    assert_eq!((&api.reader.get(&at).await.expect(200)["free"], used(&api).await), (&json!(1), 48));
+    sound(&api).await;
+    // At its end what is free is anybody's, and what is in it stays.
+    let moved = api.member.patch(&at, &json!({"expires_at": end(1)})).await.expect(200);
+    assert_eq!(moved["revision"], 2);
+    until(&api.member, &at, |now| now["status"] == 404).await;
+    assert_eq!(runs(&api.member, &third).await["reservation_id"], Value::Null);
+    runs(&api.stranger, &other).await;
+    assert_eq!(used(&api).await, 64);
+    sound(&api).await;
+    let events = api.events().await;
+    let expired = events.iter().filter(|event| event["kind"] == "reservation.expire").count();
+    assert_eq!(expired, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_is_whole_or_not_at_all_is_counted_and_is_its_tenants_own() {
+    let api = cloud(1).await;
+    let refused = api.member.post("/v1/reservations", &new(9)).await.problem(409, "no-capacity");
+    assert!(
+        refused["detail"].as_str().expect("a detail").contains("room for 8 of 9"),
+        "{refused:#}"
+    );
+    assert_eq!(used(&api).await, 0);
+    let held = api.member.post("/v1/reservations", &new(8)).await.expect(201);
+    let at = format!("/v1/reservations/{}", held["id"].as_str().unwrap());
+    api.stranger.get(&at).await.problem(404, "not-found");
+    let theirs = json!({"name": "x", "image": "tiny", "flavor": "c16", "reservation": held["id"]});
+    assert_eq!(api.stranger.post("/v1/instances", &theirs).await.faults(), ["/reservation"]);
+    let large = json!({"name": "x", "image": "tiny", "flavor": "c32", "reservation": "nightly"});
+    assert_eq!(api.member.post("/v1/instances", &large).await.faults(), ["/reservation"]);
+    let more = json!({"name": "more", "flavor": "c16", "slots": 1, "expires_at": end(60)});
+    api.member.post("/v1/reservations", &more).await.problem(409, "no-capacity");
+    api.member.post("/v1/reservations", &new(1)).await.problem(409, "name-taken");
+    let tenant = format!("/v1/tenants/{}", api.tenant_a);
+    assert_eq!(api.admin.get(&tenant).await.expect(200)["usage"]["vcpus"], 128);
+    // What is in a slot is counted once.
+    let inside = make(&api.member, "in", "c16", json!({"reservation": "nightly"})).await;
+    runs(&api.member, &inside).await;
+    assert_eq!(api.admin.get(&tenant).await.expect(200)["usage"]["vcpus"], 128);
+    // A host with slots does not leave.
+    let host = format!("/v1/hosts/{}", crate::harness::MORE[0].0.0);
+    api.admin.delete(&host).await.problem(409, "host-in-use");
+    api.member.delete(&at).await.expect(204);
+    assert_eq!(api.admin.get(&tenant).await.expect(200)["usage"]["vcpus"], 16);
+    sound(&api).await;
+    api.admin.patch(&tenant, &json!({"quota": {"vcpus": 47}})).await.expect(200);
+    api.member.post("/v1/reservations", &new(2)).await.problem(409, "quota-exceeded");
+    assert_eq!(used(&api).await, 16);
+    for (bad, faults) in [
+        (
+            json!({"name": "", "flavor": "", "slots": 0, "expires_at": end(-1)}),
+            vec!["/name", "/flavor", "/slots", "/expires_at"],
+        ),
+        (
+            json!({"name": "x", "flavor": "c16", "slots": i64::MAX, "expires_at": end(400_000_000)}),
+            vec!["/slots", "/expires_at"],
+        ),
+        (
+            json!({"name": "x", "flavor": "none", "slots": 1, "expires_at": end(60)}),
+            vec!["/flavor"],
+        ),
+        (
+            json!({"name": "x", "flavor": "c16", "slots": 1, "expires_at": end(60), "zone": "a b"}),
+            vec!["/zone"],
+        ),
+    ] {
+        assert_eq!(api.member.post("/v1/reservations", &bad).await.faults(), faults, "{bad}");
+    }
+    // The same key, the same answer, and one reservation.
+    let once = async || {
+        let ask = api.member.ask(Method::POST, "/v1/reservations").header("idempotency-key", "k");
+        ask.json(&json!({"name": "once", "flavor": "c16", "slots": 1, "expires_at": "2027-01-01T00:00:00Z"})).send().await.expect(201)
+    };
+    assert_eq!(once().await, once().await);
+}
