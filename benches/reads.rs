@@ -6,7 +6,6 @@
 #[path = "common/mod.rs"]
 mod common;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Cloud, load, median, ms};
@@ -49,7 +48,7 @@ async fn main() {
         std::fs::write(&script, text).expect("a file");
         let [mut ours, mut theirs] = [const { Vec::new() }; 2];
         for _ in 0..rounds {
-            theirs.push(pgbench(&cloud.database, &script, connections));
+            theirs.push(common::pgbench(&cloud.database, &script, connections, SLICE));
             let path = |connection: usize, sent: u64| {
                 let n = (connection as u64 * 7919 + sent * 104_729) % most as u64 + 1;
                 if statements == &one {
@@ -124,20 +123,6 @@ fn cursor(n: u64) -> String {
     use base64::Engine;
     let id: uuid::Uuid = format!("00000000-0000-7000-8000-{n:012}").parse().expect("an id");
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(id.as_bytes())
-}
-
-fn pgbench(database: &str, script: &std::path::Path, connections: usize) -> f64 {
-    let output = Command::new("pgbench")
-        .args(["-n", "-M", "prepared", "-j", "2", "-c", &connections.to_string()])
-        .args(["-T", &SLICE.as_secs().to_string(), "-f"])
-        .arg(script)
-        .arg(database)
-        .output()
-        .expect("pgbench (postgresql-contrib)");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let rate = text.lines().find_map(|line| line.strip_prefix("tps = "));
-    let rate = rate.and_then(|rest| rest.split(' ').next()?.parse().ok());
-    rate.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// 10,000 instances at rest, each with a port and its account; gives their tenant.

@@ -204,6 +204,26 @@ pub fn instance(name: &str, network: bool) -> Value {
     new
 }
 
+/// Transactions per second of a script.
+pub fn pgbench(
+    database: &str,
+    script: &std::path::Path,
+    connections: usize,
+    time: Duration,
+) -> f64 {
+    let output = Command::new("pgbench")
+        .args(["-n", "-M", "prepared", "-j", "2", "-c", &connections.to_string()])
+        .args(["-T", &time.as_secs().to_string(), "-f"])
+        .arg(script)
+        .arg(database)
+        .output()
+        .expect("pgbench (postgresql-contrib)");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rate = text.lines().find_map(|line| line.strip_prefix("tps = "));
+    let rate = rate.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    rate.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
 /// Milliseconds.
 pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

@@ -43,6 +43,16 @@ pub async fn waiting(
     Ok(rows)
 }
 
+/// Whether it is this transaction's turn to place; it is until it ends. Nothing depends on it but how often placers take room
+/// from each other: they choose by one rule, and would choose the same hosts.
+pub async fn is_our_turn(conn: &mut PgConnection) -> Result<bool> {
+    // "place", as a number.
+    let ours = sqlx::query_scalar("select pg_try_advisory_xact_lock(482654806885)")
+        .fetch_one(conn)
+        .await?;
+    Ok(ours)
+}
+
 /// How far the lines of the tenants that wait have come.
 pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog> {
     // `domain::queue::size` in SQL.

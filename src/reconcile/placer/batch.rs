@@ -1,6 +1,7 @@
 //! One batch: everybody who waits is decided on in the order of the queue, and what was decided is claimed in a few statements.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};
@@ -24,6 +25,10 @@ use crate::store::{self};
 
 /// How often those are decided on again whose room another placer took between the look and the claim.
 const ROUNDS: usize = 8;
+/// How often, and after which pause, it is looked whether another replica has placed its batch; one that stands still holds up the
+/// others for no longer.
+const TURN_LOOKS: usize = 200;
+const TURN_PAUSE: Duration = Duration::from_millis(5);
 /// Most hosts that are kept for those who wait and find none with room.
 const HOLDS: usize = 16;
 /// Most different requests whose refusal is explained anew in one batch.
@@ -66,6 +71,12 @@ async fn round(
 ) -> Result<Round> {
     let now = ctx.clock.now();
     let mut tx = store::begin(&ctx.db).await?;
+    for _ in 0..TURN_LOOKS {
+        if store::queue::is_our_turn(&mut tx).await? {
+            break;
+        }
+        tokio::time::sleep(TURN_PAUSE).await;
+    }
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
     let mut waiting = store::queue::waiting(&mut tx, ids, limit).await?;
     room.refresh(&mut tx, &ctx.compared, now).await?;

@@ -87,12 +87,18 @@ impl Room {
         now: Time,
     ) -> Result<Stay> {
         if self.lifetimes.is_none() {
-            let mut lifetimes = Lifetimes::default();
-            lifetimes.refresh(conn, &mut self.index, None, now).await?;
-            self.lifetimes = Some(lifetimes);
+            self.learn(conn, now).await?;
         }
         let known = self.lifetimes.as_ref().map(|lifetimes| lifetimes.stay(who, now));
         Ok(known.unwrap_or(Stay { seconds: 0, sure: false }))
+    }
+
+    /// Gathers who is where and for how long, from now on.
+    pub async fn learn(&mut self, conn: &mut PgConnection, now: Time) -> Result<()> {
+        let mut lifetimes = Lifetimes::default();
+        lifetimes.refresh(conn, &mut self.index, None, now).await?;
+        self.lifetimes = Some(lifetimes);
+        Ok(())
     }
 
     /// What was taken in the index and never committed is forgotten with everything else.
