@@ -11,15 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::world::World;
 use common::{Client, PASSWORD, median, ms};
-use pileus::cli::postgres::Postgres;
-use pileus::config::{Config, Flags};
 use pileus::domain::clock::Clock;
 use pileus::domain::compared::Compared;
-use pileus::domain::id::{HostId, InstanceId};
+use pileus::domain::id::InstanceId;
 use pileus::domain::password::Password;
-use pileus::hypervisor::hosts::fake_target;
-use pileus::hypervisor::{FakeHost, Hosts};
 use pileus::reconcile::placer::{Placer, Room};
 use pileus::reconcile::{Context, Parts as ContextParts, Turns};
 use pileus::service::bootstrap::{self, Bootstrap};
@@ -27,7 +24,6 @@ use pileus::service::{App, Parts};
 use pileus::{api, server, store};
 use serde_json::json;
 use sqlx::PgPool;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 const CLIENTS: usize = 16;
@@ -40,76 +36,6 @@ async fn main() {
     creates(rounds).await;
     race().await;
     start(rounds).await;
-}
-
-struct World {
-    db: PgPool,
-    url: String,
-    state: TempDir,
-    postgres: Postgres,
-    fakes: Vec<(HostId, Arc<FakeHost>)>,
-    cloud: Uuid,
-}
-
-impl World {
-    /// A migrated database with fsync, and so many fake hosts of 64 vCPUs that are not registered yet.
-    async fn new(hosts: u128) -> Self {
-        let state = TempDir::with_prefix("pileus-bench-").expect("a state directory");
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        std::fs::set_permissions(state.path(), open).expect("chmod");
-        let postgres = Postgres::start(&state.path().join("postgres"), None, 150).await;
-        let postgres = postgres.expect("PostgreSQL");
-        let url = postgres.url().to_owned();
-        let db = store::connect(url.parse().expect("a URL"), 40).await.expect("a pool");
-        store::migrate(&db).await.expect("migrated");
-        let cloud = Uuid::new_v4();
-        let mut conn = db.acquire().await.expect("a connection");
-        store::cloud::ensure(&mut conn, cloud, Clock::System.now()).await.expect("a cloud");
-        drop(conn);
-        let fakes = (1..=hosts)
-            .map(|n| (HostId(Uuid::from_u128(n)), Arc::new(FakeHost::new(cloud, Clock::System))))
-            .collect();
-        Self { db, url, state, postgres, fakes, cloud }
-    }
-
-    async fn register(&self, health: &str) {
-        let ids: Vec<_> = self.fakes.iter().map(|(id, _)| id.0).collect();
-        let uris: Vec<_> = self.fakes.iter().map(|(id, _)| fake_target(*id).uri).collect();
-        sqlx::query(
-            "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since,
-                                health, limit_vcpus, limit_memory_mib, limit_disk_gib)
-             select id, 'h' || id, uri, '/fake', 'qemu', 1, 1, 1, now(), now(), $3, 64, 262144, 1024
-             from unnest($1::uuid[], $2::text[]) as h(id, uri)",
-        )
-        .bind(ids)
-        .bind(uris)
-        .bind(health)
-        .execute(&self.db)
-        .await
-        .expect("hosts");
-    }
-
-    fn config(&self) -> Config {
-        let most = ["instances", "vcpus", "memory_mib", "disk_gib"];
-        let flags = most
-            .iter()
-            .fold(Flags::default(), |flags, what| flags.set(&format!("quota_{what}"), "1000000"));
-        let flags = flags
-            .set("state_dir", self.state.path().to_string_lossy())
-            .set("task_pace", "off")
-            .set("tenant_rate", "1000000")
-            .set("tenant_burst", "1000000");
-        Config::load(&flags, []).expect("a configuration")
-    }
-
-    fn hosts(&self) -> (Hosts, tokio::sync::mpsc::Receiver<(HostId, pileus::hypervisor::Signal)>) {
-        Hosts::fake(self.fakes.iter().map(|(id, fake)| (*id, Arc::clone(fake))))
-    }
-
-    async fn end(self) {
-        self.db.close().await;
-        self.postgres.stop().await.expect("PostgreSQL's end");
-    }
 }
 
 /// Rows of instances that want to run, all unplaced; gives their ids.

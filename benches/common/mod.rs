@@ -8,6 +8,7 @@ pub mod client;
 pub mod libvirtd;
 pub mod load;
 pub mod twin;
+pub mod world;
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;

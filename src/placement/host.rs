@@ -127,15 +127,16 @@ pub(super) struct Constraints {
 }
 
 impl Constraints {
-    /// Whether a host like this may be considered at all, whatever its room.
+    /// Whether a host like this may be considered at all, whatever its room. Every placement asks this of every set, and most
+    /// ask for little: what is empty is passed over.
     pub(super) fn admit(&self, request: &Request) -> bool {
         self.state == HostState::Ready
             && self.zone_suits(request)
             && self.takes(request)
             && self.is_together(request)
             && !self.is_apart(request)
-            && request.required.is_subset(&self.traits)
-            && request.forbidden.is_disjoint(&self.traits)
+            && (request.required.is_empty() || request.required.is_subset(&self.traits))
+            && (request.forbidden.is_empty() || request.forbidden.is_disjoint(&self.traits))
     }
 
     pub(super) fn zone_suits(&self, request: &Request) -> bool {
@@ -156,6 +157,7 @@ impl Constraints {
 
     /// Whether its zone has one of the group.
     pub(super) fn is_apart(&self, request: &Request) -> bool {
-        self.zone.as_ref().is_some_and(|zone| request.apart_zones.contains(zone))
+        !request.apart_zones.is_empty()
+            && self.zone.as_ref().is_some_and(|zone| request.apart_zones.contains(zone))
     }
 }

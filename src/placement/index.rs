@@ -297,6 +297,9 @@ impl Index {
 
     /// The slots of the hosts that the request must not have, sorted.
     pub(super) fn excluded(&self, request: &Request) -> Vec<u32> {
+        if request.exclude.is_empty() && request.apart.is_empty() {
+            return Vec::new();
+        }
         let mut slots = self.slots_of(request.exclude.iter());
         if !request.apart.is_empty() {
             slots.extend(self.slots_of(request.apart.iter()));

@@ -190,7 +190,8 @@ async fn look_until_settled(
     stop: &CancellationToken,
 ) -> Result<Outcome, Trouble> {
     for _ in 0..LOOKS {
-        match reconcile(ctx, lease).await? {
+        // On the heap: it is as large as the largest step, and is moved about with all that holds it.
+        match Box::pin(reconcile(ctx, lease)).await? {
             // The next step is another process's.
             Outcome::Again if stop.is_cancelled() => break,
             Outcome::Again => {}

@@ -62,7 +62,7 @@ impl Placer {
         };
         let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
         // Until it is committed, what is taken in the index may be taken back.
-        // On the heap: a batch is large, and the stack of who asks for it is not.
+        // On the heap, as its parts are: a batch is large, and the stack of who asks for it is not.
         let done = Box::pin(batch::place(ctx, &ids, &mut room)).await;
         if done.is_err() {
             room.forget();

@@ -96,6 +96,8 @@ pub struct Record {
     pub reservation_id: Option<ReservationId>,
     pub expires_at: Option<Time>,
     pub queued_at: Option<Time>,
+    /// Why no host had room.
+    pub queued_for: Option<String>,
     pub created_by: Option<UserId>,
     pub created_at: Time,
 
@@ -156,7 +158,7 @@ macro_rules! records {
         concat!(
             "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
                     i.disk_gib, i.traits, i.forbidden_traits, i.zone, i.policy, i.group_id, i.reservation_id,
-                    i.expires_at, i.queued_at, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
+                    i.expires_at, i.queued_at, i.queue_account ->> 'summary' as queued_for, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
                     i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
                     i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
                     c.id as incarnation_id, c.host_id,

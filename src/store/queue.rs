@@ -72,7 +72,7 @@ pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog> {
 pub struct Refused {
     pub id: InstanceId,
     pub tag: f64,
-    /// What would fit: `would_fit_if` of placement's account.
+    /// `summary` and `would_fit_if` of placement's account.
     pub account: Value,
 }
 
@@ -111,7 +111,7 @@ pub async fn places(
 ) -> Result<HashMap<InstanceId, QueuePlace>> {
     type Row = (InstanceId, i64, Time, Option<Json<Vec<Value>>>);
     let rows: Vec<Row> = sqlx::query_as(
-        "select q.id, q.position, i.queued_at, i.queue_account
+        "select q.id, q.position, i.queued_at, i.queue_account -> 'would_fit_if'
          from (select id, row_number() over (order by queue_tag, id) as position from instances where queue_tag is not null) q
          join instances i using (id) where q.id = any($1)",
     )

@@ -45,7 +45,7 @@ pub async fn place(
     let mut outcome = HashMap::new();
     let mut again: Vec<InstanceId> = ids.to_vec();
     for _ in 0..ROUNDS {
-        let round = round(ctx, &again, ids, room).await?;
+        let round = Box::pin(round(ctx, &again, ids, room)).await?;
         outcome.extend(round.outcome);
         if round.lost.is_empty() {
             break;
@@ -79,7 +79,7 @@ async fn round(
     }
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
     let mut waiting = store::queue::waiting(&mut tx, ids, limit).await?;
-    room.refresh(&mut tx, &ctx.compared, now).await?;
+    Box::pin(room.refresh(&mut tx, &ctx.compared, now)).await?;
     let tags = in_turn(&mut tx, &mut waiting).await?;
     let groups: BTreeSet<GroupId> = waiting.iter().filter_map(|who| who.group_id).collect();
     let groups = match groups.is_empty() {
@@ -117,7 +117,7 @@ async fn round(
             }
         }
     }
-    write(ctx, tx, &waiting, claims, refused, &mine, room, now).await
+    Box::pin(write(ctx, tx, &waiting, claims, refused, &mine, room, now)).await
 }
 
 /// Sorts those that wait by whose turn it is; gives their tags.
@@ -284,6 +284,7 @@ async fn write(
             let detail = json!({ "reason": summary, "position": position });
             events.push(event("instance.queued", who, Outcome::Seen, detail));
         }
+        let account = json!({ "summary": summary, "would_fit_if": account });
         fresh.push(Refused { id: who.id, tag, account });
         outcome.insert(who.id, Placed::NoRoom { summary, position });
     }

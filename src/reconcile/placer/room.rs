@@ -191,7 +191,7 @@ mod tests {
         let tenant = sqlx::query_scalar("select id from tenants").fetch_one(&mut *conn).await;
         let patch = crate::domain::aggregate::AggregatePatch {
             description: None,
-            hosts: Some(vec![ids[4]]),
+            hosts: Some(room.index.hosts().take(1).map(|host| host.id).collect()),
             tenants: Some(vec![tenant.unwrap()]),
         };
         store::aggregates::update(&mut conn, aggregate.unwrap(), &patch, true).await.unwrap();

@@ -301,7 +301,8 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         placed: record.incarnation_id.is_some(),
         queued: record.queued_at.is_some(),
         host_down: record.host_since.filter(|_| down).map(|since| (reason, since)),
-        waiting: record.waiting.as_deref(),
+        // The placer writes its account before the reconciler does what it waits for.
+        waiting: record.waiting.as_deref().or(record.queued_for.as_deref()),
         failing,
         stalled_since: record.stalled_at,
     });
