@@ -60,6 +60,12 @@ impl Error {
         Self::Invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
+    /// A field names, by id or name, what is not there.
+    pub fn absent(pointer: &str, kind: &str, named: &str) -> Self {
+        let detail = format!("there is no {kind} {named:?} in this tenant: see GET /v1/{kind}s");
+        Self::field(pointer, detail)
+    }
+
     pub fn not_found(kind: &'static str, id: impl ToString) -> Self {
         Self::NotFound { kind, id: id.to_string() }
     }

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::error::{Error, FieldError, Result};
 use super::id::FlavorId;
+use super::instance::Size;
 use super::policy::Policy;
 use super::text::Name;
 use chrono::{DateTime, Utc};
@@ -42,6 +43,12 @@ pub struct Flavor {
     /// Counts changes; also the ETag.
     #[schema(minimum = 1, example = 1)]
     pub revision: i64,
+}
+
+impl Flavor {
+    pub fn size(&self) -> Size {
+        Size { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }
+    }
 }
 
 /// What a new flavor is made of.

@@ -80,7 +80,7 @@ mod tests {
     fn who_waits_alone_begins_where_the_queue_is_and_a_big_one_is_not_put_back_for_its_size() {
         let mut queue = Backlog { serving: 40.0, ends: HashMap::from([(tenant(1), 3.0)]) };
         assert_eq!((queue.enter(tenant(1), 512.0), queue.enter(tenant(3), 1.0)), (40.0, 40.0));
-        assert_eq!(queue.enter(tenant(1), 1.0), 552.0);
-        assert_eq!((size(2, 4096), size(1, 65_536)), (2.0, 16.0));
+        let next = queue.enter(tenant(1), 1.0);
+        assert_eq!((next, size(2, 4096), size(1, 65_536)), (552.0, 2.0, 16.0));
     }
 }

@@ -110,7 +110,7 @@ impl Usage {
 impl Quota {
     /// The quotas that `adding` would go over, each with the quota that would do.
     pub fn over(&self, used: &Usage, adding: &Usage) -> Vec<(&'static str, i64)> {
-        let over = self.rows(used, adding).into_iter().filter(|row| row.is_over());
+        let over = self.rows(used, adding).into_iter().filter(Row::is_over);
         over.map(|row| (row.what, row.used.saturating_add(row.add))).collect()
     }
 

@@ -71,6 +71,9 @@ pub fn wishes(
     })
 }
 
+/// What is said of an instance that a host has room for, which is not for it.
+pub const KEPT: &str = "a host has room, and it is kept for an instance that has waited longer: see its place in the queue";
+
 /// What is said of an instance whose reservation has nothing for it now.
 pub const NO_SLOT: &str = "its reservation has no free slot on a host that may be used: wait for one of its instances to go, make another reservation, or ask without one";
 

@@ -183,7 +183,7 @@ mod tests {
         for rule in [GroupRule::Affinity, GroupRule::AntiAffinity] {
             for scope in [GroupScope::Host, GroupScope::Zone] {
                 let wishes = request.for_group(&group(rule, scope, true), &members, &index);
-                assert_eq!(wishes, [request.clone()]);
+                assert_eq!(wishes, std::slice::from_ref(&request));
                 assert!(index.claim_first(&wishes, &mut RoundRobin::default()).is_ok());
             }
         }

@@ -30,7 +30,7 @@ mod tree;
 
 pub use crate::domain::policy::UnknownPolicy;
 pub use account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
-pub use candidate::{NO_SLOT, index, request, view, wishes};
+pub use candidate::{KEPT, NO_SLOT, index, request, view, wishes};
 pub use explain::{FlavorSize, MAX_CLASSES};
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};

@@ -54,7 +54,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     ctx.event(&mut tx, "instance.fenced", subject, EventOutcome::Done, json!({ "host_id": host }))
         .await?;
     tx.commit().await?;
-    instances::wake_queue(ctx).await?;
+    store::queue::wake(&mut *ctx.conn().await?, ctx.clock.now()).await?;
     ctx.changes.wake();
     Ok(Outcome::Gone)
 }

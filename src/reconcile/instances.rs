@@ -20,7 +20,7 @@ use crate::store::instances::Record;
 use crate::store::ports::PortView;
 use crate::store::work::{self, Kind, Lease};
 
-pub(super) use removal::{clean_host, wake_queue};
+pub(super) use removal::clean_host;
 
 /// A guest that ends sooner than this after its start makes the next start wait longer.
 const QUICK_EXIT: TimeDelta = TimeDelta::seconds(10);

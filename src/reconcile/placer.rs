@@ -4,7 +4,6 @@ mod batch;
 mod lifetimes;
 mod room;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
@@ -61,13 +60,8 @@ impl Placer {
             queue.drain(..count).collect()
         };
         let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
-        // Until it is committed, what is taken in the index may be taken back.
         // On the heap, as its parts are: a batch is large, and the stack of who asks for it is not.
-        let done = Box::pin(batch::place(ctx, &ids, &mut room)).await;
-        if done.is_err() {
-            room.forget();
-        }
-        let mut outcome: HashMap<InstanceId, Placed> = done?;
+        let mut outcome = Box::pin(batch::place(ctx, &ids, &mut room)).await?;
         for (id, answer) in batch {
             // Its asker may have lost its lease and gone.
             let _ = answer.send(outcome.remove(&id).unwrap_or(Placed::Lost));

@@ -19,7 +19,10 @@ const BATCH: i64 = 100;
 pub async fn run_once(app: &App) -> Result<Option<Time>> {
     let now = app.clock.now();
     for id in store::instances::expired(&mut *app.conn().await?, now, 1000).await? {
-        delete(app, id, now).await?;
+        // One that cannot be ended now holds up no other.
+        if let Err(error) = delete(app, id, now).await {
+            tracing::warn!(instance = %id, %error, "what has come to its time could not be deleted; trying again");
+        }
     }
     let mut tx = store::begin(&app.db).await?;
     let over = store::reservations::over(&mut tx, now, BATCH).await?;

@@ -10,17 +10,16 @@ use super::authorize::authorize;
 use super::quota::Adding;
 use super::{App, Write};
 use crate::domain::caller::Caller;
-use crate::domain::error::{Error, FieldError, Result};
-use crate::domain::event::Subject;
+use crate::domain::error::{Error, Result};
 use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_MAX, check_traits};
-use crate::domain::host::{Candidate, check_zone};
-use crate::domain::id::{HostId, InstanceId, TenantId};
-use crate::domain::instance::Unplaced;
+use crate::domain::host::check_zone;
+use crate::domain::id::{GroupId, HostId, TenantId};
+use crate::domain::instance::{Size, Unplaced};
 use crate::domain::page::{LIMIT_MAX, Page};
 use crate::domain::policy::Policy;
 use crate::domain::text::Name;
 use crate::placement::{
-    self, Explanation, FlavorSize, Index, NO_SLOT, Request, Resources, RoundRobin, WouldFit,
+    self, Explanation, FlavorSize, Index, KEPT, NO_SLOT, Request, Resources, RoundRobin, WouldFit,
 };
 use crate::store;
 use crate::store::groups::Members;
@@ -132,21 +131,17 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     query.check()?;
     let tenant = caller.tenant()?;
     let mut conn = app.conn().await?;
-    let unknown = |kind: &str, named: &str| {
-        let detail = format!("there is no {kind} {named:?} in this tenant: see GET /v1/{kind}s");
-        Error::Invalid(vec![FieldError { pointer: format!("/{kind}"), detail }])
-    };
     let flavor = match &query.flavor {
         Some(named) => {
             let found = store::flavors::find(&mut conn, named).await?;
-            Some(found.ok_or_else(|| unknown("flavor", named))?)
+            Some(found.ok_or_else(|| Error::absent("/flavor", "flavor", named))?)
         }
         None => None,
     };
     let group_id = match &query.group {
         Some(named) => {
             let found = store::groups::find(&mut conn, tenant, named).await?;
-            Some(found.ok_or_else(|| unknown("group", named))?.id)
+            Some(found.ok_or_else(|| Error::absent("/group", "group", named))?.id)
         }
         None => None,
     };
@@ -154,13 +149,20 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     let mut placement = explain(app, &mut conn, &who).await?;
     let over = over_quota(&mut conn, tenant, &who).await?;
     let fits = placement.chosen.is_some() && over.is_empty();
-    if !over.is_empty() {
-        placement.would_fit_if.splice(0..0, over);
-        placement.would_fit_if.truncate(placement::MAX_CLASSES);
+    // Where a host has room and one quota is in the way, that alone would do; else it is said beside the rest.
+    let alone = placement.chosen.is_some() && over.len() == 1;
+    if let [(quota, to)] = over[..]
+        && alone
+    {
+        placement.would_fit_if = vec![WouldFit::QuotaRaised { quota: quota.into(), to }];
         placement.summarise();
     }
     if !caller.admin {
         placement = placement.redacted();
+    }
+    for (quota, to) in over.iter().filter(|_| !alone) {
+        let too = format!("; the quota of {quota} is in the way, too: it would have to be {to}");
+        placement.summary.push_str(&too);
     }
     let waiting = store::queue::length(&mut conn).await?;
     Ok(PlacementAnswer { fits, waiting, placement })
@@ -170,37 +172,34 @@ fn asked(
     tenant: TenantId,
     query: &PlacementQuery,
     flavor: Option<&Flavor>,
-    group_id: Option<crate::domain::id::GroupId>,
+    group_id: Option<GroupId>,
 ) -> Unplaced {
-    let own = |size: Option<i64>| size.unwrap_or_default();
-    let mut traits = flavor.map(|flavor| flavor.traits.clone()).unwrap_or_default();
-    traits.extend(query.required_traits.iter().cloned());
+    // `check` has seen to it that there is one or the other.
+    let own = || Size {
+        vcpus: query.vcpus.unwrap_or_default(),
+        memory_mib: query.memory_mib.unwrap_or_default(),
+        disk_gib: query.disk_gib.unwrap_or_default(),
+    };
+    let who = match flavor {
+        Some(flavor) => Unplaced::of_flavor(tenant, flavor),
+        None => Unplaced::of_size(tenant, own()),
+    };
     Unplaced {
-        id: InstanceId(Uuid::nil()),
-        tenant_id: tenant,
-        flavor_name: flavor.map(|flavor| flavor.name.to_string()).unwrap_or_default(),
-        vcpus: flavor.map_or(query.vcpus.unwrap_or_default(), |flavor| flavor.vcpus),
-        memory_mib: flavor.map_or(own(query.memory_mib), |flavor| flavor.memory_mib),
-        disk_gib: flavor.map_or(own(query.disk_gib), |flavor| flavor.disk_gib),
-        traits,
+        traits: who.traits.iter().chain(&query.required_traits).cloned().collect(),
         forbidden_traits: query.forbidden_traits.clone(),
         zone: query.zone.clone(),
-        policy: query.policy.or(flavor.and_then(|flavor| flavor.policy)),
+        policy: query.policy.or(who.policy),
         group_id,
-        reservation_id: None,
-        labels: String::new(),
-        expires_at: None,
-        queued_at: None,
-        queue_tag: None,
+        ..who
     }
 }
 
-/// The quotas that one more of its size would go over, each with what would do.
+/// The quotas that one more of its size would go over, each with the quota that would do.
 async fn over_quota(
     conn: &mut PgConnection,
     tenant: TenantId,
     who: &Unplaced,
-) -> Result<Vec<WouldFit>> {
+) -> Result<Vec<(&'static str, i64)>> {
     let Some(quota) = store::tenants::quota(conn, tenant).await? else { return Ok(Vec::new()) };
     let used = store::tenants::usage(conn, tenant).await?;
     let adding = Adding {
@@ -210,13 +209,12 @@ async fn over_quota(
         disk_gib: who.disk_gib,
         ..Adding::default()
     };
-    let over = quota.over(&used, &adding).into_iter();
-    Ok(over.map(|(quota, to)| WouldFit::QuotaRaised { quota: quota.into(), to }).collect())
+    Ok(quota.over(&used, &adding))
 }
 
 /// Placement's account of an instance, with hosts' names.
 pub async fn explain(app: &App, conn: &mut PgConnection, who: &Unplaced) -> Result<Explanation> {
-    let index = placement::index(&open(app, store::fleet::all(conn).await?));
+    let index = index(app, conn).await?;
     let members = members(conn, who).await?;
     let wishes = wishes(app, who, members.as_ref(), &index)?;
     let cursor = RoundRobin::default();
@@ -231,8 +229,7 @@ pub async fn explain(app: &App, conn: &mut PgConnection, who: &Unplaced) -> Resu
 /// # Errors
 /// `NoCapacity` where no host has room, or only one that is kept for those who wait already.
 pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced) -> Result<()> {
-    let hosts = open(app, store::fleet::all(write.conn()).await?);
-    let mut index = placement::index(&hosts);
+    let mut index = index(app, write.conn()).await?;
     let members = members(write.conn(), who).await?;
     let mut wishes = wishes(app, who, members.as_ref(), &index)?;
     let slots = match who.reservation_id {
@@ -242,11 +239,13 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         }
         None => None,
     };
-    let refused = |index: &Index, wish: &Request, summary: Option<String>| {
-        let explanation = index.explain(wish, &RoundRobin::default());
+    let plain = wishes[0].clone();
+    let refused = |index: &Index, summary: Option<&str>| {
+        let explanation = index.explain(&plain, &RoundRobin::default());
+        let kept = explanation.chosen.as_ref().map(|_| KEPT);
         let explanation = if caller.admin { explanation } else { explanation.redacted() };
         Error::NoCapacity {
-            detail: summary.unwrap_or_else(|| explanation.summary.clone()),
+            detail: summary.or(kept).unwrap_or(&explanation.summary).to_owned(),
             explanation: json!(explanation),
         }
     };
@@ -257,45 +256,25 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         let (host, slot) = if let Some(free) = &slots {
             let on: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
             let at = wishes.iter().find_map(|wish| index.first_admitted(wish, &on));
-            let at = at.ok_or_else(|| refused(&index, &wishes[0], Some(NO_SLOT.into())))?;
+            let at = at.ok_or_else(|| refused(&index, Some(NO_SLOT)))?;
             (free[at].host_id, Some(free[at].id))
         } else {
             let found = index.place_first(&wishes, &mut RoundRobin::default());
-            (found.map_err(|placement::NoFit| refused(&index, &wishes[0], None))?, None)
+            (found.map_err(|placement::NoFit| refused(&index, None))?, None)
         };
-        let claim = Claim {
-            instance: who.id,
-            tenant: who.tenant_id,
-            host,
-            vcpus: who.vcpus,
-            memory_mib: who.memory_mib,
-            disk_gib: who.disk_gib,
-            slot,
-        };
+        let claim = Claim::of(who, host, slot);
         let now = write.now;
         let made =
             store::incarnations::claim(write.conn(), &[(Uuid::new_v4(), claim)], now).await?;
         if !made.is_empty() {
-            return placed(write, who).await;
+            return write.done("instance.placed", who.subject(), json!(who.size())).await;
         }
         // Somebody else was faster.
-        wishes.iter_mut().for_each(|wish| {
+        for wish in &mut wishes {
             wish.exclude.insert(host);
-        });
+        }
     }
-    Err(refused(&index, &wishes[0], None))
-}
-
-async fn placed(write: &mut Write, who: &Unplaced) -> Result<()> {
-    let subject = Subject {
-        kind: "instance",
-        id: who.id.0,
-        name: String::new(),
-        tenant: Some(who.tenant_id),
-    };
-    let detail =
-        json!({ "vcpus": who.vcpus, "memory_mib": who.memory_mib, "disk_gib": who.disk_gib });
-    write.done("instance.placed", subject, detail).await
+    Err(refused(&index, None))
 }
 
 /// Those who wait come first: the room that they would be given, and the hosts that are kept for them, are not for this one.
@@ -310,9 +289,9 @@ async fn serve_the_queue(
         if index.claim(&request, &mut RoundRobin::default()).is_err()
             && let Some(host) = index.would_take(&request)
         {
-            wishes.iter_mut().for_each(|wish| {
+            for wish in wishes.iter_mut() {
                 wish.exclude.insert(host);
-            });
+            }
         }
     }
     Ok(())
@@ -339,13 +318,11 @@ async fn members(conn: &mut PgConnection, who: &Unplaced) -> Result<Option<Membe
     }
 }
 
-/// The hosts, of which those that this process has not compared with the database take nothing yet.
-fn open(app: &App, hosts: Vec<Candidate>) -> Vec<Candidate> {
-    let open = |host: Candidate| match host.health.as_str() {
-        "up" if !app.compared.has(host.id) => Candidate { health: "unknown".into(), ..host },
-        _ => host,
-    };
-    hosts.into_iter().map(open).collect()
+/// The index of all hosts as they may be placed on.
+async fn index(app: &App, conn: &mut PgConnection) -> Result<Index> {
+    let hosts = store::fleet::all(conn).await?.into_iter();
+    let hosts: Vec<_> = hosts.map(|host| app.compared.open(host)).collect();
+    Ok(placement::index(&hosts))
 }
 
 async fn sizes(conn: &mut PgConnection) -> Result<Vec<FlavorSize>> {
@@ -362,14 +339,14 @@ async fn sizes(conn: &mut PgConnection) -> Result<Vec<FlavorSize>> {
 ///
 /// # Errors
 /// `NoCapacity` where there are not so many.
-pub(super) fn spread_over(
+pub(super) async fn spread_over(
     app: &App,
     caller: &Caller,
-    hosts: Vec<Candidate>,
+    conn: &mut PgConnection,
     who: &Unplaced,
     count: i64,
 ) -> Result<Vec<HostId>> {
-    let mut index = placement::index(&open(app, hosts));
+    let mut index = index(app, conn).await?;
     let request = placement::request(who, policy(app))?;
     let mut cursor = RoundRobin::default();
     let mut chosen = Vec::new();

@@ -10,8 +10,7 @@ use super::{App, Begin, Write, placement};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Subject;
-use crate::domain::flavor::Flavor;
-use crate::domain::id::{InstanceId, ReservationId, TenantId};
+use crate::domain::id::ReservationId;
 use crate::domain::instance::Unplaced;
 use crate::domain::page::Page;
 use crate::domain::reservation::{NewReservation, Reservation, ReservationPatch};
@@ -33,29 +32,26 @@ pub async fn create(app: &App, caller: &Caller, new: &NewReservation) -> Result<
         Begin::Fresh(write) => write,
     };
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
-    let flavor = flavor.ok_or_else(|| {
-        let detail = format!("there is no flavor {:?}: see GET /v1/flavors", new.flavor);
-        Error::field("/flavor", detail)
-    })?;
-    let made = Adding {
+    let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
+    let adding = Adding {
         vcpus: new.slots * i64::from(flavor.vcpus),
         memory_mib: new.slots * flavor.memory_mib,
         disk_gib: new.slots * flavor.disk_gib,
         ..Adding::default()
     };
-    let (id, now) = (ReservationId(Uuid::now_v7()), write.now);
-    let row = Insert { id, tenant, name: &name, flavor: &flavor, new, created_by: caller.user };
-    store::reservations::insert(write.conn(), &row, now).await?;
-    take(app, caller, &mut write, &row).await?;
-    // The tenant after the hosts, as an instance that does not wait has it.
-    quota::check_made(&mut write, tenant, made).await?;
+    // The tenant before the hosts, as an instance that does not wait has it.
+    quota::check(&mut write, tenant, adding).await?;
     let most = Page { limit: 1000, after: Uuid::nil() };
     let there = store::reservations::list(write.conn(), Some(tenant), &most, None).await?;
-    if there.len() > RESERVATIONS_MAX {
+    if there.len() >= RESERVATIONS_MAX {
         return Err(Error::QuotaExceeded(format!(
             "a tenant may have {RESERVATIONS_MAX} reservations: delete some"
         )));
     }
+    let (id, now) = (ReservationId(Uuid::now_v7()), write.now);
+    let row = Insert { id, tenant, name: &name, flavor: &flavor, new, created_by: caller.user };
+    store::reservations::insert(write.conn(), &row, now).await?;
+    take(app, caller, &mut write, &row).await?;
     let reservation = store::reservations::get(write.conn(), None, id).await?;
     let reservation = reservation.ok_or_else(|| Error::not_found("reservation", id))?;
     write.done("reservation.create", subject(&reservation), json!(new)).await?;
@@ -64,11 +60,14 @@ pub async fn create(app: &App, caller: &Caller, new: &NewReservation) -> Result<
 }
 
 async fn take(app: &App, caller: &Caller, write: &mut Write, row: &Insert<'_>) -> Result<()> {
-    let who = slot(row.tenant, row.flavor, row.new);
+    let who = Unplaced {
+        zone: row.new.zone.clone(),
+        expires_at: Some(row.new.expires_at),
+        ..Unplaced::of_flavor(row.tenant, row.flavor)
+    };
     let mut missing = row.new.slots;
     for _ in 0..TRIES {
-        let hosts = store::fleet::all(write.conn()).await?;
-        let chosen = placement::spread_over(app, caller, hosts, &who, missing)?;
+        let chosen = placement::spread_over(app, caller, write.conn(), &who, missing).await?;
         let made =
             store::reservations::take_slots(write.conn(), row.id, row.flavor, &chosen).await?;
         missing -= i64::try_from(made).unwrap_or(missing);
@@ -80,28 +79,6 @@ async fn take(app: &App, caller: &Caller, write: &mut Write, row: &Insert<'_>) -
         detail: "others took the room that was found, again and again: try again".into(),
         retry_after: std::time::Duration::from_secs(1),
     })
-}
-
-/// A slot, as placement is asked for it.
-fn slot(tenant: TenantId, flavor: &Flavor, new: &NewReservation) -> Unplaced {
-    Unplaced {
-        id: InstanceId(Uuid::nil()),
-        tenant_id: tenant,
-        flavor_name: flavor.name.to_string(),
-        vcpus: flavor.vcpus,
-        memory_mib: flavor.memory_mib,
-        disk_gib: flavor.disk_gib,
-        traits: flavor.traits.clone(),
-        forbidden_traits: Vec::new(),
-        zone: new.zone.clone(),
-        policy: flavor.policy,
-        group_id: None,
-        reservation_id: None,
-        labels: String::new(),
-        expires_at: Some(new.expires_at),
-        queued_at: None,
-        queue_tag: None,
-    }
 }
 
 pub async fn list(

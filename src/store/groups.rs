@@ -133,6 +133,9 @@ pub struct Members {
 /// Locks these groups until the transaction ends, against whoever else places their members, and gives where those are. In the
 /// order of their ids, so that two who lock the same ones never wait in a circle.
 pub async fn hold(conn: &mut PgConnection, ids: &[GroupId]) -> Result<BTreeMap<GroupId, Members>> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     sqlx::query("select from groups where id = any($1) order by id for no key update")
         .bind(&ids)

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::id::{HostId, IncarnationId, InstanceId, TenantId};
+use crate::domain::instance::Unplaced;
 
 /// Locks those of `ids` that still want a host; others are left out, and so are those that another placer has.
 pub async fn lock_unplaced(conn: &mut PgConnection, ids: &[InstanceId]) -> Result<Vec<InstanceId>> {
@@ -33,6 +34,20 @@ pub struct Claim {
     pub disk_gib: i64,
     /// The reservation's slot that it takes, whose room it has.
     pub slot: Option<Uuid>,
+}
+
+impl Claim {
+    pub fn of(who: &Unplaced, host: HostId, slot: Option<Uuid>) -> Self {
+        Self {
+            instance: who.id,
+            tenant: who.tenant_id,
+            host,
+            vcpus: who.vcpus,
+            memory_mib: who.memory_mib,
+            disk_gib: who.disk_gib,
+            slot,
+        }
+    }
 }
 
 /// Takes the capacity and inserts the incarnations, host by host all or none; gives those that were made. A host that is not open

@@ -18,7 +18,7 @@ use crate::domain::error::Result;
 use crate::domain::id::{
     FlavorId, GroupId, HostId, ImageId, IncarnationId, InstanceId, ReservationId, TenantId, UserId,
 };
-use crate::domain::instance::{Power, Unplaced, Wanted, Wish};
+use crate::domain::instance::{Power, Size, Unplaced, Wanted, Wish};
 use crate::domain::page::Page;
 use crate::domain::policy::Policy;
 use crate::domain::text::{Labels, Name};
@@ -54,13 +54,10 @@ pub struct Insert {
 impl Insert {
     /// What it needs a host for.
     pub fn unplaced(&self) -> Unplaced {
+        let (vcpus, memory_mib, disk_gib) = (self.vcpus, self.memory_mib, self.disk_gib);
         Unplaced {
             id: self.id,
-            tenant_id: self.tenant,
             flavor_name: self.flavor_name.clone(),
-            vcpus: self.vcpus,
-            memory_mib: self.memory_mib,
-            disk_gib: self.disk_gib,
             traits: self.traits.clone(),
             forbidden_traits: self.forbidden_traits.clone(),
             zone: self.zone.clone(),
@@ -69,8 +66,7 @@ impl Insert {
             reservation_id: self.reservation,
             labels: serde_json::to_string(&self.labels).unwrap_or_default(),
             expires_at: self.expires_at,
-            queued_at: None,
-            queue_tag: None,
+            ..Unplaced::of_size(self.tenant, Size { vcpus, memory_mib, disk_gib })
         }
     }
 }

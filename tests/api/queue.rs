@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pileus::domain::clock::Clock;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -43,6 +44,11 @@ pub async fn make(client: &Client, name: &str, flavor: &str, more: Value) -> Val
         new[key] = value.clone();
     }
     client.post("/v1/instances", &new).await.expect(202)
+}
+
+/// A time so many seconds ahead.
+pub fn end(seconds: i64) -> String {
+    (Clock::System.now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339()
 }
 
 pub fn path(instance: &Value) -> String {
@@ -252,8 +258,6 @@ async fn what_a_host_must_offer_is_kept_to_and_what_no_host_offers_is_refused_by
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_goes_by_itself_when_its_time_has_come() {
     let api = cloud(0).await;
-    let end =
-        |seconds: i64| (chrono::Utc::now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339();
     let short = make(&api.member, "short", "c1", json!({"expires_at": end(2)})).await;
     let moved = make(&api.member, "moved", "c1", json!({"expires_at": end(3)})).await;
     api.member.patch(&path(&moved), &json!({"expires_at": end(3600)})).await.expect(200);
@@ -295,6 +299,11 @@ async fn placement_explains_itself_with_the_flavor_the_host_and_the_quota_that_w
     assert_eq!(over["fits"], false);
     let raised = json!({"change": "quota_raised", "quota": "vcpus", "to": 64});
     assert_eq!(over["placement"]["would_fit_if"][0], raised, "{over:#}");
+    // No single change would do: none is told that would not.
+    let both = ask(&api.member, json!({"flavor": "c64"})).await.expect(200);
+    assert!(!both["placement"]["would_fit_if"].to_string().contains("quota_raised"), "{both:#}");
+    let summary = both["placement"]["summary"].as_str().expect("a summary");
+    assert!(summary.contains("the quota of vcpus is in the way, too"), "{summary}");
     for (bad, fault) in [
         (json!({}), vec!["/vcpus", "/memory_mib", "/disk_gib"]),
         (json!({"flavor": "c1", "vcpus": 1}), vec!["/vcpus"]),
@@ -312,7 +321,7 @@ async fn placement_explains_itself_with_the_flavor_the_host_and_the_quota_that_w
 #[tokio::test(flavor = "multi_thread")]
 async fn lifetime_fit_puts_those_together_that_leave_together() {
     let api = cloud(3).await;
-    let end = |hours: i64| (chrono::Utc::now() + chrono::TimeDelta::hours(hours)).to_rfc3339();
+    let end = |hours: i64| end(hours * 3600);
     let on = async |hours: i64| {
         let wish = json!({"policy": "lifetime_fit", "expires_at": end(hours)});
         let made = make(&api.admin, "x", "c16", wish).await;

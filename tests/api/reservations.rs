@@ -4,11 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::Api;
-use crate::queue::{cloud, make, path, runs, until, waits};
-
-fn end(seconds: i64) -> String {
-    (chrono::Utc::now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339()
-}
+use crate::queue::{cloud, end, make, path, runs, until, waits};
 
 fn new(slots: i64) -> Value {
     json!({"name": "nightly", "flavor": "c16", "slots": slots, "expires_at": end(3600)})

@@ -25,5 +25,6 @@ mod images;
 mod kill_nine;
 mod main_job;
 mod neighbours;
+mod placing;
 mod restore;
 mod routes;

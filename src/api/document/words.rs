@@ -154,7 +154,7 @@ fn visit(schema: &mut Value) {
         match name.as_str() {
             "labels" => labels(property),
             "traits" | "missing" | "present" | "required_traits" | "forbidden_traits" => {
-                texts(property, 64, "ssd")
+                texts(property, 64, "ssd");
             }
             "keypairs" => {
                 texts(property, 63, "laptop");

@@ -3,9 +3,12 @@
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
+use crate::domain::event::Subject;
+use crate::domain::flavor::Flavor;
 use crate::domain::id::{GroupId, InstanceId, ReservationId, TenantId};
 use crate::domain::policy::Policy;
 use crate::domain::reservation::check_end;
@@ -45,6 +48,62 @@ pub struct Unplaced {
     /// Since when it waits, and whose turn it is; `None`: it was not refused yet.
     pub queued_at: Option<Time>,
     pub queue_tag: Option<f64>,
+}
+
+/// What an instance takes of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Size {
+    pub vcpus: i32,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+}
+
+impl Unplaced {
+    /// One of this size that asks for nothing more, and is no instance yet.
+    pub fn of_size(tenant_id: TenantId, Size { vcpus, memory_mib, disk_gib }: Size) -> Self {
+        Self {
+            id: InstanceId(Uuid::nil()),
+            tenant_id,
+            flavor_name: String::new(),
+            vcpus,
+            memory_mib,
+            disk_gib,
+            traits: Vec::new(),
+            forbidden_traits: Vec::new(),
+            zone: None,
+            policy: None,
+            group_id: None,
+            reservation_id: None,
+            labels: String::new(),
+            expires_at: None,
+            queued_at: None,
+            queue_tag: None,
+        }
+    }
+
+    /// One of this flavor, likewise.
+    pub fn of_flavor(tenant_id: TenantId, flavor: &Flavor) -> Self {
+        Self {
+            flavor_name: flavor.name.to_string(),
+            traits: flavor.traits.clone(),
+            policy: flavor.policy,
+            ..Self::of_size(tenant_id, flavor.size())
+        }
+    }
+
+    pub fn size(&self) -> Size {
+        Size { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }
+    }
+
+    /// What its events are about.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            kind: "instance",
+            id: self.id.0,
+            name: String::new(),
+            tenant: Some(self.tenant_id),
+        }
+    }
 }
 
 /// When an instance is to be deleted by itself.

@@ -12,11 +12,6 @@ use crate::reconcile::{Context, Outcome, Trouble, fault, host_images, host_netwo
 use crate::store;
 use crate::store::work::{self, Kind};
 
-/// Some room came free.
-pub async fn wake_queue(ctx: &Context) -> Result<(), Trouble> {
-    Ok(store::queue::wake(&mut *ctx.conn().await?, ctx.clock.now()).await?)
-}
-
 /// Takes everything of the incarnation from its host. Every part may be gone already.
 pub async fn clean_host(
     ctx: &Context,
@@ -68,7 +63,7 @@ impl Look<'_> {
         self.finish(&mut tx, json!({})).await?;
         tx.commit().await?;
         if placed.is_some() {
-            wake_queue(self.ctx).await?;
+            store::queue::wake(&mut *self.ctx.conn().await?, now).await?;
         }
         self.ctx.changes.changed(self.record.id.0);
         self.ctx.changes.wake();

@@ -11,11 +11,11 @@ use super::room::Room;
 use super::{BATCH, Context, Placed};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
+use crate::domain::event::{Actor, NewEvent, Outcome};
 use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
 use crate::domain::instance::Unplaced;
 use crate::domain::queue::size;
-use crate::placement::{self, NO_SLOT, Policy, Request, Stay};
+use crate::placement::{self, KEPT, NO_SLOT, Policy, Request, Stay};
 use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
 use crate::store::queue::Refused;
@@ -33,8 +33,6 @@ const TURN_PAUSE: Duration = Duration::from_millis(5);
 const HOLDS: usize = 16;
 /// Most different requests whose refusal is explained anew in one batch.
 const ACCOUNTS: usize = 64;
-
-const KEPT: &str = "a host has room, and it is kept for an instance that has waited longer: see its place in the queue";
 
 /// Places `ids`, and whoever else waits and fits.
 pub async fn place(
@@ -79,13 +77,11 @@ async fn round(
     }
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
     let mut waiting = store::queue::waiting(&mut tx, ids, limit).await?;
-    Box::pin(room.refresh(&mut tx, &ctx.compared, now)).await?;
+    let moment = Box::pin(room.refresh(&mut tx, &ctx.compared, now)).await?;
     let tags = in_turn(&mut tx, &mut waiting).await?;
     let groups: BTreeSet<GroupId> = waiting.iter().filter_map(|who| who.group_id).collect();
-    let groups = match groups.is_empty() {
-        true => BTreeMap::new(),
-        false => store::groups::hold(&mut tx, &groups.into_iter().collect::<Vec<_>>()).await?,
-    };
+    let groups: Vec<_> = groups.into_iter().collect();
+    let groups = store::groups::hold(&mut tx, &groups).await?;
     let slots: BTreeSet<ReservationId> =
         waiting.iter().filter_map(|who| who.reservation_id).collect();
     let slots: Vec<_> = slots.into_iter().collect();
@@ -107,7 +103,7 @@ async fn round(
         let by_stay = who.policy.unwrap_or(decide.default) == Policy::LifetimeFit;
         let stay = if by_stay { Some(decide.room.stay(&mut tx, who, now).await?) } else { None };
         match decide.one(who, stay)? {
-            Choice::Host(host, slot) => claims.push((Uuid::new_v4(), claim(who, host, slot))),
+            Choice::Host(host, slot) => claims.push((Uuid::new_v4(), Claim::of(who, host, slot))),
             // Those that only wait along are told when they are looked at themselves.
             Choice::None { .. } if who.queue_tag.is_some() && !mine.contains(&who.id) => {
                 refused.push((who, tag, None));
@@ -117,7 +113,11 @@ async fn round(
             }
         }
     }
-    Box::pin(write(ctx, tx, &waiting, claims, refused, &mine, room, now)).await
+    let (round, whole) = Box::pin(write(ctx, tx, &waiting, claims, refused, &mine, now)).await?;
+    if whole {
+        room.keep(moment);
+    }
+    Ok(round)
 }
 
 /// Sorts those that wait by whose turn it is; gives their tags.
@@ -139,18 +139,6 @@ async fn in_turn(tx: &mut store::Tx, waiting: &mut Vec<Unplaced>) -> Result<Vec<
     let tags = tagged.iter().map(|(tag, _)| *tag).collect();
     waiting.extend(tagged.into_iter().map(|(_, who)| who));
     Ok(tags)
-}
-
-fn claim(who: &Unplaced, host: HostId, slot: Option<Uuid>) -> Claim {
-    Claim {
-        instance: who.id,
-        tenant: who.tenant_id,
-        host,
-        vcpus: who.vcpus,
-        memory_mib: who.memory_mib,
-        disk_gib: who.disk_gib,
-        slot,
-    }
 }
 
 enum Choice {
@@ -190,7 +178,9 @@ impl Decide<'_> {
 
     fn on_host(&mut self, who: &Unplaced, mut wishes: Vec<Request>) -> Choice {
         let plain = wishes[0].clone();
-        wishes.iter_mut().for_each(|wish| wish.exclude.extend(&self.kept));
+        for wish in &mut wishes {
+            wish.exclude.extend(&self.kept);
+        }
         let Room { index, cursor, .. } = &mut *self.room;
         if let Ok(host) = index.claim_first(&wishes, cursor) {
             return Choice::Host(host, None);
@@ -242,8 +232,8 @@ impl Decide<'_> {
 
 type Why = Option<(String, Value)>;
 
-/// What was decided is claimed; those that another placer has locked, or whose room is gone, are left to another round.
-#[expect(clippy::too_many_arguments, reason = "the end of one function, which was too long")]
+/// What was decided is claimed; those that another placer has locked, or whose room is gone, are left to another round. Gives, too,
+/// whether all that was decided was claimed.
 async fn write(
     ctx: &Context,
     mut tx: store::Tx,
@@ -251,9 +241,8 @@ async fn write(
     mut claims: Vec<(Uuid, Claim)>,
     refused: Vec<(&Unplaced, f64, Why)>,
     mine: &HashSet<InstanceId>,
-    room: &mut Room,
     now: Time,
-) -> Result<Round> {
+) -> Result<(Round, bool)> {
     let mut outcome: HashMap<InstanceId, Placed> = HashMap::new();
     let chosen: Vec<_> = claims.iter().map(|(_, claim)| claim.instance).collect();
     let mut made = HashSet::new();
@@ -274,8 +263,8 @@ async fn write(
     let mut events = Vec::new();
     for (_, claim) in placed() {
         outcome.insert(claim.instance, Placed::On(claim.host));
-        let detail = json!({ "vcpus": claim.vcpus, "memory_mib": claim.memory_mib, "disk_gib": claim.disk_gib });
-        events.push(event("instance.placed", by_id[&claim.instance], Outcome::Done, detail));
+        let who = by_id[&claim.instance];
+        events.push(event("instance.placed", who, Outcome::Done, json!(who.size())));
     }
     let mut fresh = Vec::new();
     for (position, (who, tag, why)) in (1..).zip(refused) {
@@ -306,19 +295,10 @@ async fn write(
         work::touch_all(&mut *ctx.conn().await?, Kind::Instance, &others, now).await?;
         ctx.changes.wake();
     }
-    if made.len() < chosen.len() {
-        room.forget();
-    }
-    Ok(Round { outcome, lost })
+    Ok((Round { outcome, lost }, made.len() == chosen.len()))
 }
 
 fn event(kind: &'static str, who: &Unplaced, outcome: Outcome, detail: Value) -> NewEvent {
-    let subject = Subject {
-        kind: "instance",
-        id: who.id.0,
-        name: String::new(),
-        tenant: Some(who.tenant_id),
-    };
     let actor = Actor { name: "reconciler".into(), ..Actor::default() };
-    NewEvent { kind, subject, actor, outcome, detail }
+    NewEvent { kind, subject: who.subject(), actor, outcome, detail }
 }

@@ -20,7 +20,8 @@ pub struct Room {
     pub index: Index,
     /// Where round robin stands.
     pub cursor: RoundRobin,
-    /// Up to when the index has seen what changed; `None`: it is to be read anew.
+    /// Up to when the index has seen what changed; `None`: it is to be read anew. So it is while a batch is under way, whose asker
+    /// may leave in the middle: what was taken and never committed is then forgotten with everything else.
     seen: Option<Moment>,
     /// Hosts that are up and that this process has not compared with the database yet.
     unproven: BTreeMap<HostId, Candidate>,
@@ -29,16 +30,16 @@ pub struct Room {
 }
 
 impl Room {
-    /// Brings the index up to date.
+    /// Brings the index up to date; gives up to when, to be kept (`keep`) once what is taken in the index is committed.
     pub async fn refresh(
         &mut self,
         conn: &mut PgConnection,
         compared: &Compared,
         now: Time,
-    ) -> Result<()> {
+    ) -> Result<Moment> {
         let moment = fleet::moment(conn).await?;
         // Transactions only ever count up: this is another database than a moment ago.
-        let since = self.seen.filter(|seen| seen.transaction <= moment.transaction);
+        let since = self.seen.take().filter(|seen| seen.transaction <= moment.transaction);
         let changed = fleet::changed(conn, since).await?;
         let mut touched: Vec<_> = changed.iter().map(|host| host.id).collect();
         if since.is_none() {
@@ -60,15 +61,13 @@ impl Room {
         if since.is_none() {
             self.index = Index::from_hosts(views);
         } else {
-            views.into_iter().for_each(|host| self.index.upsert(host));
-        }
-        self.seen = Some(moment);
-        // A host that is gone leaves no row that tells of it.
-        if i64::try_from(self.index.len()).ok() != Some(moment.hosts) {
-            self.seen = None;
-            if since.is_some() {
-                return Box::pin(self.refresh(conn, compared, now)).await;
+            for host in views {
+                self.index.upsert(host);
             }
+        }
+        // A host that is gone leaves no row that tells of it.
+        if since.is_some() && i64::try_from(self.index.len()).ok() != Some(moment.hosts) {
+            return Box::pin(self.refresh(conn, compared, now)).await;
         }
         if let Some(lifetimes) = &mut self.lifetimes {
             touched.sort_unstable();
@@ -76,7 +75,7 @@ impl Room {
             let hosts = since.map(|_| touched.as_slice());
             lifetimes.refresh(conn, &mut self.index, hosts, now).await?;
         }
-        Ok(())
+        Ok(moment)
     }
 
     /// For how long an instance is to be thought to stay; what is known of that is gathered from now on.
@@ -101,20 +100,18 @@ impl Room {
         Ok(())
     }
 
-    /// What was taken in the index and never committed is forgotten with everything else.
-    pub fn forget(&mut self) {
-        self.seen = None;
+    /// All that was taken in the index since is committed.
+    pub fn keep(&mut self, moment: Moment) {
+        self.seen = Some(moment);
     }
 
-    /// The host as it may be placed on: a claim counts its host's row up, and would hide that the host had counted further.
+    /// The host as it may be placed on now; one that is not proven is remembered until it is.
     fn proven(&mut self, host: Candidate, compared: &Compared) -> Candidate {
         self.unproven.remove(&host.id);
-        if host.health != "up" || compared.has(host.id) {
-            return host;
+        if !compared.has(host.id) {
+            self.unproven.insert(host.id, host.clone());
         }
-        let closed = Candidate { health: "unknown".into(), ..host.clone() };
-        self.unproven.insert(host.id, host);
-        closed
+        compared.open(host)
     }
 }
 
@@ -135,7 +132,8 @@ mod tests {
     async fn refreshed(room: &mut Room, db: &PgPool, compared: &Compared) {
         let mut conn = store::acquire(db).await.unwrap();
         let now = chrono::DateTime::from_timestamp(2_000_000_000, 0).unwrap();
-        room.refresh(&mut conn, compared, now).await.unwrap();
+        let moment = room.refresh(&mut conn, compared, now).await.unwrap();
+        room.keep(moment);
         let mut fresh = Room::default();
         fresh.refresh(&mut conn, compared, now).await.unwrap();
         let hosts = |room: &Room| room.index.hosts().collect::<Vec<_>>();
@@ -158,11 +156,18 @@ mod tests {
         refreshed(&mut room, &db, &compared).await;
         assert!(room.index.hosts().all(|host| host.state == HostState::NoFacts), "none is proven");
         let ids: Vec<_> = room.index.hosts().map(|host| host.id).collect();
-        ids.iter().for_each(|id| {
+        for id in &ids {
             compared.note(*id);
-        });
+        }
         refreshed(&mut room, &db, &compared).await;
         assert!(room.index.hosts().all(|host| host.state == HostState::Ready));
+        // A batch whose asker left in the middle: what it took is not believed.
+        let mut conn = store::acquire(&db).await.unwrap();
+        room.refresh(&mut conn, &compared, chrono::DateTime::default()).await.unwrap();
+        drop(conn);
+        room.index.take(ids[0], crate::placement::Resources::new(8, 8192, 80)).unwrap();
+        refreshed(&mut room, &db, &compared).await;
+        assert_eq!(room.index.host(ids[0]).unwrap().used.vcpus, 0);
         // One that began before the look, and commits after it.
         let mut late = store::begin(&db).await.unwrap();
         sqlx::query("update hosts set used_vcpus = 3 where id = $1")

@@ -81,7 +81,7 @@ async fn insert(
 ) -> Result<(Instance, Unplaced)> {
     let tenant = caller.tenant()?;
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
-    let flavor = flavor.ok_or_else(|| absent("/flavor", "flavor", &new.flavor))?;
+    let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
     let image = image(write, tenant, new, &flavor).await?;
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
     let placing = placing::find(write, tenant, new, &flavor).await?;
@@ -135,13 +135,6 @@ async fn insert(
     Ok((instance, row.unplaced()))
 }
 
-fn absent(pointer: &str, kind: &str, named: &str) -> Error {
-    Error::field(
-        pointer,
-        format!("there is no {kind} {named:?} in this tenant: see GET /v1/{kind}s"),
-    )
-}
-
 async fn image(
     write: &mut Write,
     tenant: TenantId,
@@ -169,7 +162,8 @@ async fn keys(write: &mut Write, tenant: TenantId, named: &[String]) -> Result<V
     let mut keys = Vec::new();
     let found = store::keypairs::find(write.conn(), tenant, named).await?;
     for (i, (name, keypair)) in named.iter().zip(found).enumerate() {
-        let keypair = keypair.ok_or_else(|| absent(&format!("/keypairs/{i}"), "keypair", name))?;
+        let keypair =
+            keypair.ok_or_else(|| Error::absent(&format!("/keypairs/{i}"), "keypair", name))?;
         if !keys.contains(&keypair.public_key) {
             keys.push(keypair.public_key);
         }
@@ -202,7 +196,7 @@ async fn connect(
                 if let Some(name) = &interface.network {
                     let network = store::networks::find(write.conn(), tenant, name).await?;
                     let at = format!("/networks/{i}/network");
-                    let network = network.ok_or_else(|| absent(&at, "network", name))?;
+                    let network = network.ok_or_else(|| Error::absent(&at, "network", name))?;
                     networks.push((i, network.id, interface.address));
                 }
             }

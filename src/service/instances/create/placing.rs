@@ -41,7 +41,7 @@ pub async fn find(
     let group = match &new.group {
         Some(named) => {
             let group = store::groups::find(write.conn(), tenant, named).await?;
-            let group = group.ok_or_else(|| super::absent("/group", "group", named))?;
+            let group = group.ok_or_else(|| Error::absent("/group", "group", named))?;
             satisfiable(write, &group).await?;
             Some(group.id)
         }
@@ -50,7 +50,7 @@ pub async fn find(
     let reservation = match &new.reservation {
         Some(named) => {
             let found = store::reservations::find(write.conn(), tenant, named).await?;
-            let found = found.ok_or_else(|| super::absent("/reservation", "reservation", named))?;
+            let found = found.ok_or_else(|| Error::absent("/reservation", "reservation", named))?;
             fits(&found, flavor, new)?;
             Some(found.id)
         }
