@@ -139,26 +139,32 @@ for pool in disks consoles; do
 done
 ps -eo args= | awk -v mark="guest=$mark-" '
     match($0, mark "[0-9a-f-]+") && $1 ~ /qemu/ { print "process", substr($0, RSTART + 6, RLENGTH - 6) }'
-# Each dnsmasq is two processes: it and its helper.
-ps -eo args= | grep -oE "dnsmasq/$mark-[0-9a-f-]+\.conf" | sed -E 's,^dnsmasq/(.*)\.conf$,dnsmasq \1,' | sort -u
+# Each dnsmasq is two processes: it and its helper. One without a bridge was left by a libvirtd that was killed while it made
+# or destroyed the network: it serves nobody, and no call of libvirt's ends it.
+ps -eo args= | grep -oE "dnsmasq/$mark-[0-9a-f-]+\.conf" | sed -E 's,^dnsmasq/(.*)\.conf$,\1,' | sort -u | while read -r network; do
+    if ip -o link show | grep -qE ": pl${network: -12}[1-3]?[:@]"; then
+        echo "dnsmasq $network"
+    else
+        echo "note: a dnsmasq of $network without a bridge: \`pkill -f $network.conf\` on the host ends it" >&2
+    fi
+done
 tables=/var/lib/libvirt/dnsmasq
 for file in "$tables/$mark"-*.hostsfile; do
     [ -s "$file" ] || continue
     network=$(basename "$file" .hostsfile)
     awk -F , -v network="$network" '{ print "dhcp", network, $1, $2 }' "$file"
-    # The table of leases is named after the bridge: `pl` and the network's last 12 digits.
-    status=$tables/pl${network: -12}.status
-    [ ! -s "$status" ] || tr -d ' \n"' <"$status" | grep -oE '\{[^}]*\}' | while IFS= read -r lease; do
+    # The table of leases is named after the bridge: `pl` and the network's last 12 digits, and a number if it is not the first.
+    for status in "$tables/pl${network: -12}"{,1,2,3}.status; do [ ! -s "$status" ] || tr -d ' \n"' <"$status" | grep -oE '\{[^}]*\}' | while IFS= read -r lease; do
         mac=$(grep -oE 'mac-address:[0-9a-f:]+' <<<"$lease" | cut -d: -f2-)
         address=$(grep -oE 'ip-address:[0-9.]+' <<<"$lease" | cut -d: -f2)
         until=$(grep -oE 'expiry-time:[0-9]+' <<<"$lease" | cut -d: -f2)
         [ "${until:-0}" -le "$(date +%s)" ] || echo "lease $network $mac $address"
-    done
+    done; done
 done
 # Bridges like ours, and interfaces of guests.
 ip -o link show 2>/dev/null | awk -F ': ' '
     { sub(/@.*/, "", $2) }
-    $2 ~ /^pl[0-9a-f]+$/ && length($2) == 14 { print "bridge", $2 }
+    $2 ~ /^pl[0-9a-f]+$/ && length($2) ~ /^1[45]$/ { print "bridge", $2 }
     $2 ~ /^vnet[0-9]+$/ { print "tap", $2 }'
 LOOK
 

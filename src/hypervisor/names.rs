@@ -4,8 +4,10 @@ use uuid::Uuid;
 
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
 
-/// Largest name of a network interface on Linux is 15 bytes; ours has 14.
+/// Largest name of a network interface on Linux is 15 bytes; ours has 14, or 15 with one digit behind.
 const BRIDGE_DIGITS: usize = 12;
+/// Bridges that a network may have on a host, of which it has one.
+pub const BRIDGES: u8 = 4;
 
 fn prefix(cloud: Uuid) -> String {
     let mut digits = cloud.simple().to_string();
@@ -28,16 +30,19 @@ pub fn network_id(cloud: Uuid, name: &str) -> Option<NetworkId> {
     name.strip_prefix(&prefix(cloud))?.strip_prefix('-')?.parse().ok()
 }
 
-/// `pl` and the last 12 hex digits of the network's id: the random end of a UUIDv7.
-pub fn bridge(id: NetworkId) -> String {
+/// `pl` and the last 12 hex digits of the network's id: the random end of a UUIDv7. The `other` ones, from 1 up to
+/// `BRIDGES - 1`, which have their number behind, are for a host where something lies on the first.
+pub fn bridge(id: NetworkId, other: u8) -> String {
     let digits = id.0.simple().to_string();
-    format!("pl{}", &digits[digits.len() - BRIDGE_DIGITS..])
+    let first = format!("pl{}", &digits[digits.len() - BRIDGE_DIGITS..]);
+    if other == 0 { first } else { format!("{first}{other}") }
 }
 
 /// Whether an interface of this name is the bridge of a network of some Pileus.
 pub fn is_bridge(interface: &str) -> bool {
     interface.strip_prefix("pl").is_some_and(|digits| {
-        digits.len() == BRIDGE_DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        let lengths = BRIDGE_DIGITS..=BRIDGE_DIGITS + 1;
+        lengths.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit())
     })
 }
 
@@ -85,10 +90,13 @@ mod tests {
 
     #[test]
     fn a_bridge_name_fits_an_interface() {
-        let name = bridge(NetworkId(Uuid::from_u128(0x1234_5678_9abc)));
-        assert_eq!(name, "pl123456789abc");
-        assert!(name.len() <= 15);
-        assert!(is_bridge(&name) && !is_bridge("pl0") && !is_bridge("plough-the-sea"));
+        let id = NetworkId(Uuid::from_u128(0x1234_5678_9abc));
+        assert_eq!(bridge(id, 0), "pl123456789abc");
+        assert_eq!(bridge(id, BRIDGES - 1), "pl123456789abc3");
+        for name in (0..BRIDGES).map(|other| bridge(id, other)) {
+            assert!(name.len() <= 15 && is_bridge(&name), "{name}");
+        }
+        assert!(!is_bridge("pl0") && !is_bridge("plough-the-sea"));
     }
 
     #[test]

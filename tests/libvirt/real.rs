@@ -129,6 +129,55 @@ fn a_cidr_that_the_host_routes_elsewhere_is_a_conflict() {
     assert!(daemon.virsh(&["net-list", "--all", "--name"]).contains("theirs"));
 }
 
+/// A libvirtd that dies between what it does on the host and its note of that: the moment is short, so the note goes here.
+fn forgets(daemon: &Libvirtd) {
+    daemon.kill();
+    for file in fs::read_dir(daemon.path("run/network")).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|kind| kind == "xml") {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    daemon.start_again();
+}
+
+#[test]
+fn what_a_killed_libvirtd_left_of_a_network_is_in_nobodys_way() {
+    let daemon = Libvirtd::start();
+    let (host, cloud) = connect(&daemon);
+    let world = World::new(cloud, 223);
+    let bridges = || daemon.run("ip", &["-br", "link", "show", "type", "bridge"]);
+    // Its bridge and its dnsmasq, twice.
+    for round in 1..=2 {
+        host.ensure_network(&world.network()).unwrap();
+        assert!(host.networks().unwrap().iter().any(|seen| seen.ours.is_some() && seen.active));
+        assert_eq!(bridges().lines().count(), 1, "{round}: {}", bridges());
+        forgets(&daemon);
+        assert!(host.networks().unwrap().is_empty(), "{round}");
+        assert_eq!(bridges().lines().count(), 1, "{round}: {}", bridges());
+    }
+    // Nobody wants it any more: its bridge goes.
+    host.delete_network(world.network).unwrap();
+    assert_eq!(bridges(), "");
+    assert!(host.networks().unwrap().is_empty());
+    // It is wanted again: somebody serves it.
+    host.ensure_network(&world.network()).unwrap();
+    let socket = daemon.run("ss", &["-Hlnu", "sport", "=", ":53"]);
+    let gateway = world.network().gateway.to_string();
+    assert!(socket.contains(&gateway), "{socket}");
+    host.delete_network(world.network).unwrap();
+    assert_eq!(bridges(), "");
+    // Only a bridge, which is neither up nor has an address.
+    for other in ["", "1"] {
+        let name = format!("pl{}{other}", &world.network.0.simple().to_string()[20..]);
+        daemon.run("ip", &["link", "add", &name, "type", "bridge"]);
+    }
+    host.ensure_network(&world.network()).unwrap();
+    host.delete_network(world.network).unwrap();
+    host.delete_network(world.network).unwrap();
+    assert_eq!(bridges(), "");
+}
+
 #[test]
 fn a_host_that_is_left_keeps_no_pool_of_ours() {
     let daemon = Libvirtd::start();

@@ -88,23 +88,42 @@ impl Libvirt {
         if let Some(network) = lookup(conn, spec.id)? {
             return self.adjust(&network, spec);
         }
-        let xml = xml::network::network(self.target.cloud, spec)?;
-        let Err(error) = conn.create_network_xml(&xml) else { return Ok(()) };
-        let failed = fault(&format!("make network {name}"), &error);
-        if failed.kind == FaultKind::Unreachable {
-            return Err(failed);
-        }
-        // Two makers of the same network may have met.
-        if let Some(network) = lookup(conn, spec.id)? {
-            return self.adjust(&network, spec);
-        }
-        match present("find a network", conn.lookup_network_by_name(&name))? {
-            Some(_) => Err(Fault::conflict(format!(
+        let mut other = 0;
+        let (failed, bridge) = loop {
+            let bridge = names::bridge(spec.id, other);
+            let xml = xml::network::network(self.target.cloud, spec, bridge.clone())?;
+            let Err(error) = conn.create_network_xml(&xml) else { return Ok(()) };
+            let failed = fault(&format!("make network {name}"), &error);
+            if failed.kind == FaultKind::Unreachable {
+                return Err(failed);
+            }
+            // Two makers of the same network may have met.
+            if let Some(network) = lookup(conn, spec.id)? {
+                return self.adjust(&network, spec);
+            }
+            if let Some(left) = left_over(error.message(), spec.id) {
+                tracing::warn!(%name, %bridge, left, "left by a libvirtd that was killed");
+                other += 1;
+                if other < names::BRIDGES {
+                    continue;
+                }
+            }
+            break (failed, bridge);
+        };
+        if present("find a network", conn.lookup_network_by_name(&name))?.is_some() {
+            return Err(Fault::conflict(format!(
                 "{}: a network of that name but another UUID is in the way",
                 failed.message
-            ))),
-            None => Err(failed),
+            )));
         }
+        if other == names::BRIDGES {
+            return Err(Fault::conflict(format!(
+                "{}: a libvirtd that was killed left it; on the host, `ip link delete {bridge}` and `pkill -f {name}.conf` \
+                 remove what it left, or a reboot",
+                failed.message.trim_end()
+            )));
+        }
+        Err(failed)
     }
 
     /// The DHCP hosts of a network that is there are made the wanted ones; a host that changed is removed and added.
@@ -151,7 +170,7 @@ impl Libvirt {
 
     pub(super) fn remove_network(&self, conn: &Connect, id: NetworkId) -> Result<(), Fault> {
         let what = format!("delete network {id}");
-        let Some(network) = lookup(conn, id)? else { return Ok(()) };
+        let Some(network) = lookup(conn, id)? else { return self.remove_bridges(conn, id) };
         let Some(seen) = see(&network, self.target.cloud)? else { return Ok(()) };
         if seen.ours != Some(id) {
             // Somebody else's network with our UUID: ours is gone.
@@ -171,6 +190,46 @@ impl Libvirt {
         }
         Ok(())
     }
+
+    /// A libvirtd that is killed while it makes or destroys a network leaves the bridge, and knows nothing of it when it is
+    /// back. Making one of its name takes it away: with this one where there is none, and where there is one, libvirt deletes
+    /// that bridge as what is left of its own failure (so does 11.3).
+    fn remove_bridges(&self, conn: &Connect, id: NetworkId) -> Result<(), Fault> {
+        for bridge in (0..names::BRIDGES).map(|other| names::bridge(id, other)) {
+            let what = format!("delete bridge {bridge}");
+            let xml = xml::network::bare(self.target.cloud, id, bridge)?;
+            match conn.create_network_xml(&xml) {
+                Ok(network) => match network.destroy() {
+                    Err(error) if !is_absent(&error) && !is(&error, Code::OperationInvalid) => {
+                        return Err(fault(&what, &error));
+                    }
+                    Ok(()) | Err(_) => {}
+                },
+                Err(error) => {
+                    let failed = fault(&what, &error);
+                    if failed.kind == FaultKind::Unreachable {
+                        return Err(failed);
+                    }
+                    tracing::warn!(fault = %failed, "left by a libvirtd that was killed");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of network `id` a libvirtd that was killed at work left on the host, by the error of who would make it: they have no
+/// codes of their own. A bridge is deleted by libvirt 11.3 when it fails so; what dnsmasq holds comes and goes with a bridge
+/// of that name, and no call of libvirt's ends a dnsmasq that it does not know.
+fn left_over(message: &str, id: NetworkId) -> Option<&'static str> {
+    let ours = message.contains(&names::bridge(id, 0));
+    if ours && (message.contains("File exists") || message.contains("in use by interface")) {
+        Some("a bridge")
+    } else if message.contains("dnsmasq") && message.contains("Address already in use") {
+        Some("a dnsmasq")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +238,20 @@ mod tests {
 
     use super::*;
     use crate::domain::port;
+
+    #[test]
+    fn what_a_killed_libvirtd_left_is_told_from_what_others_have() {
+        let id = NetworkId(Uuid::from_u128(0xcece_daed_54dc_9c00));
+        let bridge = names::bridge(id, 0);
+        let left = |message: &str| left_over(&message.replace("BRIDGE", &bridge), id);
+        let exists = "error creating bridge interface BRIDGE: File exists";
+        assert_eq!(left(exists), Some("a bridge"));
+        assert_eq!(left("Network is already in use by interface BRIDGE1"), Some("a bridge"));
+        assert_eq!(left("Network is already in use by interface eth0"), None);
+        let dnsmasq = "Child process (VIR_BRIDGE_NAME=BRIDGE /usr/sbin/dnsmasq) unexpected exit status 2: \ndnsmasq: failed \
+                       to create listening socket for 10.99.146.1: Address already in use\n";
+        assert_eq!(left(dnsmasq), Some("a dnsmasq"));
+    }
 
     fn derived(last: u8) -> DhcpHost {
         let address = Ipv4Addr::new(10, 0, 0, last);

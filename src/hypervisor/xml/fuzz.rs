@@ -62,7 +62,7 @@ fn samples() -> Vec<String> {
     };
     vec![
         domain::domain(&spec("t", 1), &places("/p/x")).unwrap(),
-        network::network(Uuid::from_u128(1), &network).unwrap(),
+        network::network(Uuid::from_u128(1), &network, "pl0".to_owned()).unwrap(),
         storage::pool("p", Uuid::from_u128(1), "/p").unwrap(),
         storage::volume("v", VolumeFormat::Qcow2, 1, Some(("/b", VolumeFormat::Raw))).unwrap(),
     ]

@@ -7,14 +7,15 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{child, child_text, parse, write};
+use crate::domain::id::NetworkId;
 use crate::hypervisor::{DhcpHost, Fault, NetworkSpec, names};
 
 /// Seconds that a lease lasts: the least that dnsmasq takes.
 pub const LEASE_SECONDS: i64 = 120;
 const DNSMASQ: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
 
-/// The whole network.
-pub fn network(cloud: Uuid, spec: &NetworkSpec) -> Result<String, Fault> {
+/// The whole network, on the bridge of this name.
+pub fn network(cloud: Uuid, spec: &NetworkSpec, bridge: String) -> Result<String, Fault> {
     let hosts: Vec<_> = spec.hosts.iter().chain(&spec.standing).map(Host::from).collect();
     let dns: Vec<_> = spec.dns.iter().map(IpAddr::to_string).collect();
     write(
@@ -24,18 +25,34 @@ pub fn network(cloud: Uuid, spec: &NetworkSpec) -> Result<String, Fault> {
             name: names::network(cloud, spec.id),
             uuid: spec.id.0,
             forward: Forward { mode: "nat" },
-            bridge: Bridge { name: names::bridge(spec.id), stp: "off", delay: 0 },
-            ip: Ip {
+            bridge: Bridge { name: bridge, stp: "off", delay: 0 },
+            ip: Some(Ip {
                 address: spec.gateway,
                 prefix: spec.cidr.prefix_len(),
                 // Hosts without a range: dnsmasq serves these and nobody else.
                 dhcp: (!hosts.is_empty()).then_some(Dhcp { host: hosts }),
-            },
+            }),
             options: (!dns.is_empty()).then(|| Options {
                 option: OptionValue {
                     value: format!("dhcp-option=option:dns-server,{}", dns.join(",")),
                 },
             }),
+        },
+    )
+}
+
+/// Nothing but the bridge: no address, no DHCP, no firewall rules.
+pub fn bare(cloud: Uuid, id: NetworkId, bridge: String) -> Result<String, Fault> {
+    write(
+        "network",
+        &Network {
+            dnsmasq: DNSMASQ,
+            name: names::network(cloud, id),
+            uuid: id.0,
+            forward: Forward { mode: "open" },
+            bridge: Bridge { name: bridge, stp: "off", delay: 0 },
+            ip: None,
+            options: None,
         },
     )
 }
@@ -95,7 +112,8 @@ struct Network {
     uuid: Uuid,
     forward: Forward,
     bridge: Bridge,
-    ip: Ip,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<Ip>,
     #[serde(rename = "dnsmasq:options", skip_serializing_if = "Option::is_none")]
     options: Option<Options>,
 }
@@ -173,7 +191,6 @@ struct OptionValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::NetworkId;
 
     fn at(last: u8) -> DhcpHost {
         DhcpHost {
@@ -193,7 +210,7 @@ mod tests {
             hosts: vec![at(3), at(2)],
             standing: vec![at(4)],
         };
-        let seen = read(&network(Uuid::nil(), &spec).unwrap()).unwrap();
+        let seen = read(&network(Uuid::nil(), &spec, "pl0".to_owned()).unwrap()).unwrap();
         assert_eq!(seen.uuid, spec.id.0);
         assert_eq!(seen.subnets, vec![spec.cidr]);
         assert_eq!(seen.hosts, [at(3), at(2), at(4)]);
