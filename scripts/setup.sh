@@ -35,7 +35,7 @@ build=(build-essential pkg-config libvirt-dev curl ca-certificates jq git)
 run=(libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils
     dnsmasq-base iptables nftables iproute2 postgresql openssh-client curl jq)
 guest=(qemu-system-x86 qemu-utils mtools cpio zstd xz-utils xorriso mmdebstrap e2fsprogs openssh-client jq)
-test=(python3-venv)
+test=(python3-venv libfaketime)
 # Packages that only some releases have, or have outside libvirt-daemon-system.
 if_there=(libvirt-daemon-driver-qemu)
 

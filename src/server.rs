@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::{Config, Secret};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Watch};
 use crate::domain::compared::Compared;
 use crate::domain::host::VirtType;
 use crate::domain::id::HostId;
@@ -87,7 +87,9 @@ pub async fn run(
         .await
         .context("the database cannot be reached")?;
     store::migrate(&db).await.context("the schema was not changed")?;
-    let clock = Clock::System;
+    // Leases and whatever else has a time are by the one clock that all processes share.
+    let watch = Arc::new(Watch::new(&store::clock::read(&mut *store::acquire(&db).await?).await?));
+    let clock = Clock::Database(Arc::clone(&watch));
     let proposed = local.as_ref().map_or_else(Uuid::new_v4, |local| local.cloud);
     let cloud =
         store::cloud::ensure(&mut *store::acquire(&db).await?, proposed, clock.now()).await?;
@@ -109,7 +111,8 @@ pub async fn run(
         service::metrics::counters()?;
         tokio::spawn(api::metrics::serve(listener, app.clone()));
     }
-    let loops = loops(&app, signals).await?;
+    let mut loops = loops(&app, signals).await?;
+    loops.spawn(upkeep::follow_clock(app.clone(), watch));
     match (&local, &app.config.admin_password) {
         (Some(local), _) => begin(&app, local).await?,
         (None, Some(password)) => {

@@ -1,7 +1,12 @@
 //! The upkeep loop: now and then what is old is forgotten, and signing keys are replaced before they retire.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
+use crate::domain::clock::Watch;
+use crate::store;
 use crate::service::{App, expiry, upkeep};
 
 /// Longest round: it goes by batches, and a batch waits for a connection or a lock for at most 40 s.
@@ -27,6 +32,29 @@ pub async fn run(app: App) {
             }
         }
         beat.alive(app.clock.now());
+    }
+}
+
+/// How often the database's clock is read.
+const READ: Duration = Duration::from_secs(10);
+/// A reading that took longer is worth nothing.
+const VAGUE: Duration = Duration::from_millis(500);
+/// Off by more is told.
+const JUMP: TimeDelta = TimeDelta::seconds(1);
+
+/// Keeps the watch by the database's clock, until `app.shutdown`. While the database is away it goes on by itself.
+pub async fn follow_clock(app: App, watch: Arc<Watch>) {
+    let read = async || {
+        let reading = async { store::clock::read(&mut *store::acquire(&app.db).await?).await };
+        tokio::time::timeout(app.config.database_patience, reading).await.ok()?.ok()
+    };
+    while app.shutdown.run_until_cancelled(tokio::time::sleep(READ)).await.is_some() {
+        if let Some(reading) = read().await.filter(|reading| reading.error <= VAGUE) {
+            let off = watch.follow(&reading);
+            if off.abs() >= JUMP {
+                tracing::warn!(seconds = off.num_seconds(), "the database's clock has jumped");
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::domain::error::{Error, Result};
 /// Rounds up to whole seconds.
 const ALMOST: Duration = Duration::from_nanos(999_999_999);
 
-/// The clock as governor wants it. The system's is read as a monotonic one: setting the date back must lock nobody out.
+/// The clock as governor wants it. A real one is read as a monotonic one: setting the date back must lock nobody out.
 #[derive(Clone)]
 pub struct Ticks {
     clock: Clock,
@@ -36,7 +36,7 @@ impl governor::clock::Clock for Ticks {
 
     fn now(&self) -> Nanos {
         match &self.clock {
-            Clock::System => self.start.elapsed().into(),
+            Clock::System | Clock::Database(_) => self.start.elapsed().into(),
             Clock::Manual(_) => {
                 let micros = u64::try_from(self.clock.now().timestamp_micros()).unwrap_or(0);
                 Duration::from_micros(micros).into()

@@ -3,6 +3,7 @@
 pub mod aggregates;
 pub mod auth;
 pub mod changes;
+pub mod clock;
 pub mod cloud;
 mod constraint;
 pub mod events;

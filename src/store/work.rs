@@ -87,7 +87,7 @@ pub struct Claimed {
 
 /// Leases up to `limit` due items to `owner` until `now + length`. Items under a live lease are passed over. No pause but that of
 /// an unused base image is longer than `longest`: what is due later than that was put there by a clock that has been set back,
-/// and is due now.
+/// and is due now; so is what is leased for more than twice the `length`.
 ///
 /// Its commit does not wait for the disk: a lease that a crash of the database takes back is as one that ran out. The sequence
 /// of epochs may be taken back too; the clock's microseconds, which are added, see to it that none is given a second time.
@@ -102,7 +102,7 @@ pub async fn claim(
     let claimed = sqlx::query_as(
         "update work w set lease_owner = $1, lease_until = $2, epoch = nextval('work_epoch') + $5
          from (select kind, item, set_config('synchronous_commit', 'off', true) from work
-               where due_at < 'infinity' and (due_at <= $3 or due_at > $6 and kind <> 'host_image') and (lease_until is null or lease_until <= $3)
+               where due_at < 'infinity' and (due_at <= $3 or due_at > $6 and kind <> 'host_image') and (lease_until is null or lease_until <= $3 or lease_until > $7)
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
          returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
@@ -114,6 +114,7 @@ pub async fn claim(
     .bind(limit)
     .bind(now.timestamp_micros())
     .bind(now + longest)
+    .bind(now + length * 2)
     .fetch_all(conn)
     .await?;
     Ok(claimed)

@@ -58,10 +58,16 @@ impl Replica {
 impl Cloud {
     /// Another server of this cloud: a `pileus serve` on the same database and images, ready.
     async fn replica(&self, fault: Option<&str>) -> Replica {
+        let fault = fault.map(|point| ("PILEUS_FAULT_POINT", point));
+        self.replica_with(fault.as_slice()).await
+    }
+
+    /// The same, with these in its environment.
+    async fn replica_with(&self, environment: &[(&str, &str)]) -> Replica {
         let listen = free_address();
         let log = self.state.path().join(format!("replica-{}.log", listen.replace(':', "-")));
         let mut command = self.command("serve", &listen, log.clone());
-        command.envs(fault.map(|point| ("PILEUS_FAULT_POINT", point)));
+        command.envs(environment.iter().copied());
         let admin = self.admin.at(format!("http://{listen}"));
         let mut replica = Replica { process: Process::spawn(command), admin, log };
         ready(&replica.admin, || replica.process.has_ended()).await;
@@ -255,6 +261,77 @@ async fn an_older_server_goes_on_and_starts_again_while_a_newer_one_has_migrated
     assert_eq!(found["attempts"], 0, "{found:#}");
     for id in [id, during, after] {
         cloud.delete(&id).await;
+    }
+    audit::tidy(&cloud);
+}
+
+/// Where a distribution's libfaketime lies.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// A server on a machine whose clock jumps by an hour, beside one whose clock is right: nothing is leased twice, late or early,
+/// and what has a time has the right one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_an_hour_either_way_changes_nothing() {
+    let mut cloud = cloud("10.115.0.0/16").await;
+    cloud.start().await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let offset = cloud.state.path().join("offset");
+    let jump = |by: &str| std::fs::write(&offset, by).unwrap();
+    jump("+0");
+    let jumpy = cloud
+        .replica_with(&[
+            ("LD_PRELOAD", FAKETIME),
+            ("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap()),
+            // Read at every look, and only the date: a monotonic clock is one that does not jump.
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ])
+        .await;
+    for by in ["+1h", "-1h", "+0"] {
+        jump(by);
+        let begun = Instant::now();
+        let now = chrono::Utc::now();
+        let id = create(&jumpy.admin, "between-times", &image).await;
+        let path = format!("/v1/instances/{id}");
+        let made = jumpy.admin.get(&path).await.expect(200);
+        let created: chrono::DateTime<chrono::Utc> =
+            made["created_at"].as_str().unwrap().parse().unwrap();
+        assert!((created - now).num_seconds().abs() < 60, "{by}: {created} at {now}");
+        let many: Vec<_> = (0..4).map(|number| format!("jump-{number}")).collect();
+        let mut ids = Vec::new();
+        for (number, name) in many.iter().enumerate() {
+            let admin = if number % 2 == 0 { &jumpy.admin } else { &cloud.admin };
+            ids.push(create(admin, name, &image).await);
+        }
+        for id in ids.iter().chain([&id]) {
+            let seen = cloud.until(id, "settled", "running", SOON).await;
+            assert_eq!(seen["attempts"], 0, "{by}: {seen:#}");
+        }
+        // What ends by itself does so at its time.
+        let (asked, life) = (Instant::now(), Duration::from_secs(10));
+        let ends = json!({"expires_at": (chrono::Utc::now() + life).to_rfc3339()});
+        jumpy.admin.patch(&path, &ends).await.expect(200);
+        for id in &ids {
+            cloud.delete(id).await;
+        }
+        while cloud.admin.get(&path).await.status != 404 {
+            assert!(asked.elapsed() < SOON, "{by}: it has not ended");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(asked.elapsed() + Duration::from_secs(1) > life, "{by}: it ended too soon");
+        println!("{by}: all of it in {:?}", begun.elapsed());
+    }
+    // It did see the jumps: its log's lines are written by the machine's clock.
+    let ahead = chrono::Utc::now() + chrono::TimeDelta::minutes(30);
+    let stamps: Vec<chrono::DateTime<chrono::Utc>> = jumpy
+        .log_lines("Z ")
+        .iter()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect();
+    assert!(stamps.iter().max().is_some_and(|last| *last > ahead), "{:?}", stamps.iter().max());
+    assert!(!jumpy.log_lines("step=").is_empty(), "it has worked on nothing");
+    for lost in [cloud.log_lines("the lease was lost"), jumpy.log_lines("the lease was lost")] {
+        assert!(lost.is_empty(), "{lost:?}");
     }
     audit::tidy(&cloud);
 }
