@@ -4,6 +4,7 @@ mod flags;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use flags::Flags;
 pub use settings::{Config, SETTINGS, Setting};
+pub use traces::Traces;
 pub use value::{LogFormat, Secret, Value};
 
 /// Variables that begin like settings and are none: what the client commands read, through clap.

@@ -22,6 +22,7 @@ use crate::domain::host::VirtType;
 use crate::domain::id::HostId;
 use crate::domain::password::Password;
 use crate::hypervisor::{HostTarget, Hosts, Hypervisor, Libvirt, Signal};
+use crate::reconcile::in_time;
 use crate::reconcile::placer::Placer;
 use crate::service::bootstrap::{self, Bootstrap, Bootstrapped};
 use crate::service::{App, Parts, images};
@@ -32,6 +33,8 @@ use crate::{api, reconcile, service, store};
 const SIGNALS: usize = 4096;
 /// How long a start waits for the local host's first answer: a cold libvirt probes QEMU first.
 const HOST_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the schema may take to be changed: a statement of it has 30 s.
+const MIGRATION: Duration = Duration::from_mins(10);
 /// How long the end waits for connections to the database that are still used.
 const CLOSING: Duration = Duration::from_millis(500);
 /// Name of the image that `up` offers.
@@ -86,13 +89,20 @@ pub async fn run(
     let db = store::connect(database, config.database_pool)
         .await
         .context("the database cannot be reached")?;
-    store::migrate(&db).await.context("the schema was not changed")?;
+    // A start that waits for an answer that will not come ends, and whoever runs the process starts it again.
+    let patience = config.database_patience;
+    if !in_time(patience, store::is_migrated(&db)).await? {
+        in_time(MIGRATION, store::migrate(&db)).await.context("the schema was not changed")?;
+    }
     // Leases and whatever else has a time are by the one clock that all processes share.
-    let watch = Arc::new(Watch::new(&store::clock::read(&mut *store::acquire(&db).await?).await?));
+    let read = async { store::clock::read(&mut *store::acquire(&db).await?).await };
+    let watch = Arc::new(Watch::new(&in_time(patience, read).await?));
     let clock = Clock::Database(Arc::clone(&watch));
     let proposed = local.as_ref().map_or_else(Uuid::new_v4, |local| local.cloud);
-    let cloud =
-        store::cloud::ensure(&mut *store::acquire(&db).await?, proposed, clock.now()).await?;
+    let ensured = async {
+        store::cloud::ensure(&mut *store::acquire(&db).await?, proposed, clock.now()).await
+    };
+    let cloud = in_time(patience, ensured).await?;
     let url = config.url();
     let changes = Changes::default();
     let (hosts, signals) = hosts();
@@ -193,7 +203,8 @@ async fn begin(app: &App, local: &Local) -> Result<()> {
 async fn first_things(app: &App, admin: &str, password: &Secret) -> Result<Bootstrapped> {
     let wanted =
         Bootstrap { admin_user: admin.into(), admin_password: Password::new(password.expose()) };
-    bootstrap::ensure(app, &wanted).await.context("the cloud's first things were not made")
+    let ensured = in_time(app.config.database_patience, bootstrap::ensure(app, &wanted));
+    ensured.await.context("the cloud's first things were not made")
 }
 
 /// The setting, or the first that is there of what `make guest` built beside this binary and what a package installed.
@@ -231,9 +242,9 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         compared: app.compared.clone(),
         owner: Uuid::now_v7(),
     });
-    reconcile::hold::at_start(&ctx).await?;
+    in_time(app.config.database_patience, reconcile::hold::at_start(&ctx)).await?;
     // Before the first step: a host that nobody knows is as good as one that does not answer.
-    reconcile::hosts::connect(&ctx).await?;
+    in_time(app.config.database_patience, reconcile::hosts::connect(&ctx)).await?;
     let (beats, shutdown) = (app.beats().clone(), app.shutdown.clone());
     let mut loops = JoinSet::new();
     let (db, changes, clock) = (app.db.clone(), app.changes.clone(), app.clock.clone());

@@ -37,10 +37,12 @@ mod tenants;
 mod tokens;
 mod users;
 
+use std::time::Duration;
+
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, MatchedPath};
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -50,13 +52,16 @@ use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
-use tower_http::trace::TraceLayer;
+use tower_http::trace::{DefaultOnResponse, OnResponse, TraceLayer};
+use tracing::Span;
+use tracing::field::Empty;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 pub use serve::serve;
 
+use crate::domain::trace;
 use crate::service::App;
 use problem::Problem;
 
@@ -98,37 +103,88 @@ pub fn router(app: App) -> Router {
     let router = router.merge(documents::routes());
     let body_limit = usize::try_from(app.config.body_limit_bytes).unwrap_or(usize::MAX);
     router
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is no such path: see /openapi.json") })
+        .fallback(|| async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "Not found",
+                "there is no such path: see /openapi.json",
+            )
+        })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "this path has other methods: see /openapi.json")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Method not allowed",
+                "this path has other methods: see /openapi.json",
+            )
         })
         // One after the other from the outside in, and in one: the router boxes, and clones for every request, what it is given.
         .layer(
             ServiceBuilder::new()
                 .option_layer(cors(&app.config.cors_origins))
-                .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION, header::COOKIE]))
+                .layer(SetSensitiveRequestHeadersLayer::new([
+                    header::AUTHORIZATION,
+                    header::COOKIE,
+                ]))
                 // Not for event streams: the layer leaves them alone, since a compressor would hold lines back. Nor for images'
                 // bytes: they have a length, and most are compressed already.
-                .layer(CompressionLayer::new().compress_when(
-                    DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream")),
-                ))
+                .layer(
+                    CompressionLayer::new().compress_when(
+                        DefaultPredicate::new()
+                            .and(NotForContentType::const_new("application/octet-stream")),
+                    ),
+                )
                 .layer(axum::middleware::from_fn(sane::request_id))
                 .layer(SetRequestIdLayer::new(request_id.clone(), NewRequestId))
                 .layer(PropagateRequestIdLayer::new(request_id))
-                .layer(TraceLayer::new_for_http().make_span_with(|request: &Request<_>| {
-                    let id = extract::request_id(request.headers());
-                    tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path())
-                }))
+                .layer(TraceLayer::new_for_http().make_span_with(span).on_response(
+                    |response: &Response, took: Duration, span: &Span| {
+                        trace::tell(
+                            span,
+                            "http.response.status_code",
+                            i64::from(response.status().as_u16()),
+                        );
+                        DefaultOnResponse::new().on_response(response, took, span);
+                    },
+                ))
                 // Also what panicked, and what was turned away.
                 .layer(axum::middleware::from_fn(metrics::measure))
                 .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-                    Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!("a handler panicked"))).into_response()
+                    Problem::from(crate::domain::error::Error::Internal(anyhow::anyhow!(
+                        "a handler panicked"
+                    )))
+                    .into_response()
                 }))
                 .layer(axum::middleware::from_fn(sane::framing))
                 .layer(axum::middleware::from_fn_with_state(app.clone(), limit::limit))
                 .layer(DefaultBodyLimit::max(body_limit)),
         )
         .with_state(app)
+}
+
+/// What every log line about the request says; and, by the names of OpenTelemetry's conventions, what its trace does.
+fn span<B>(request: &Request<B>) -> Span {
+    let (id, method) = (extract::request_id(request.headers()), request.method());
+    let span = tracing::info_span!(
+        "request",
+        request_id = %id,
+        %method,
+        path = request.uri().path(),
+        otel.kind = Empty,
+        otel.name = Empty
+    );
+    if !trace::exported() {
+        return span;
+    }
+    if let Some(parent) = request.headers().get("traceparent").and_then(|text| text.to_str().ok()) {
+        trace::follow(&span, parent);
+    }
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    span.record("otel.kind", "server").record("otel.name", format!("{method} {route}").trim());
+    trace::tell(&span, "http.request.method", method.to_string());
+    trace::tell(&span, "http.route", route.to_owned());
+    span
 }
 
 /// Web pages of these origins (comma-separated) may use the API; none may if it is empty. Tokens are sent in a header, never in

@@ -7,7 +7,7 @@ use crate::store;
 
 pub async fn run(flags: Flags) -> Result<()> {
     let config = Config::from_process(&flags)?;
-    super::logging::init(&config)?;
+    let _traces = super::logging::init(&config)?;
     let options = super::serve::database(&config)?;
     let pool = store::connect(options, 2).await.context("the database cannot be reached")?;
     store::migrate(&pool).await.context("the schema was not changed")?;

@@ -11,6 +11,7 @@ mod placement;
 pub mod postgres;
 mod serve;
 mod signals;
+mod traces;
 mod up;
 
 use std::process::ExitCode;

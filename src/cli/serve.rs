@@ -8,7 +8,7 @@ use crate::config::{Config, Flags};
 
 pub async fn run(flags: Flags) -> Result<()> {
     let config = Config::from_process(&flags)?;
-    super::logging::init(&config)?;
+    let _traces = super::logging::init(&config)?;
     super::limits::set(config.max_connections)?;
     let database = database(&config)?;
     let stop = CancellationToken::new();

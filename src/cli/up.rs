@@ -23,7 +23,7 @@ const SPARE_CONNECTIONS: u32 = 30;
 
 pub async fn run(flags: Flags) -> Result<()> {
     let config = Config::from_process(&flags)?;
-    super::logging::init(&config)?;
+    let _traces = super::logging::init(&config)?;
     super::limits::set(config.max_connections)?;
     let stop = CancellationToken::new();
     super::signals::stop_at(stop.clone(), config.shutdown_deadline)?;

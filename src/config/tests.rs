@@ -25,6 +25,23 @@ fn file(text: &str) -> (tempfile::TempDir, Flags) {
 }
 
 #[test]
+fn traces_are_sent_where_an_endpoint_is_named() {
+    let load = |variables: &[(&str, &str)]| {
+        let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+        Traces::load(|name| variables.get(name).map(|text| (*text).to_owned()))
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    assert_eq!(load(&[]), Traces::Off);
+    assert_eq!(load(&[("OTEL_SERVICE_NAME", "x")]), Traces::Off);
+    assert_eq!(load(&[endpoint]), Traces::On { named: false });
+    assert_eq!(load(&[endpoint, ("OTEL_SERVICE_NAME", "x")]), Traces::On { named: true });
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "a=b,service.name=x");
+    assert_eq!(load(&[endpoint, attributes]), Traces::On { named: true });
+    assert_eq!(load(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]), Traces::Off);
+    assert_eq!(load(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), Traces::Off);
+}
+
+#[test]
 fn every_default_is_within_its_own_bounds() {
     let config = load(Flags::default(), &[]);
     assert_eq!(config.listen.to_string(), "127.0.0.1:7460");

@@ -31,6 +31,7 @@ pub mod password;
 pub mod tenant;
 pub mod text;
 pub mod token;
+pub mod trace;
 pub mod user_data;
 pub mod user;
 pub mod volume;

@@ -33,7 +33,7 @@ pub async fn follow_forever(db: PgPool, changes: Changes, shutdown: Cancellation
         Ok(())
     };
     while !shutdown.is_cancelled() {
-        if let Err(error) = look().await {
+        if let Err(error) = in_time(PATIENCE, look()).await {
             tracing::warn!(%error, "the feed could not be looked at; trying again");
         }
         shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await;

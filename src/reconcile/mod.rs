@@ -18,7 +18,7 @@ mod signals;
 pub mod sweep;
 mod turns;
 
-pub use context::{Context, Outcome, Parts, Run, Trouble};
+pub use context::{Context, Outcome, Parts, Run, Trouble, in_time};
 pub use signals::wake as wake_on_signals;
 pub use turns::Turns;
 

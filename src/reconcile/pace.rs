@@ -17,7 +17,7 @@ use super::{Context, Outcome, Run, Trouble, reconcile};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
-use crate::domain::metric;
+use crate::domain::{metric, trace};
 use crate::hypervisor::FaultKind;
 use crate::store;
 use crate::store::work::{self, Claimed, Failure, Hold, Kind, Lease, Settled};
@@ -145,6 +145,9 @@ fn span(Claimed { lease, asked }: &Claimed) -> Span {
         instance = Empty,
         host = Empty
     );
+    if let Some(parent) = &asked.traceparent {
+        trace::follow(&span, parent);
+    }
     if lease.kind == Kind::Instance {
         span.record("instance", display(lease.item));
     }

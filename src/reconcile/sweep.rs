@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use metrics::counter;
 use serde_json::json;
 
+use super::context::in_time;
 use super::images::{Images, Swept};
 use super::inventory::{self, Inventory};
 use super::{Context, Run, hold};
@@ -40,7 +41,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
         if let Err(error) = swept {
             tracing::warn!(%error, "hosts could not be swept; trying again");
         }
-        match sweep_images(&ctx).await {
+        match in_time(ctx.config.database_patience * 2, sweep_images(&ctx)).await {
             Ok(swept) if swept == Swept::default() => {}
             Ok(swept) => tracing::info!(?swept, "the image store was swept"),
             Err(error) => {
@@ -61,12 +62,20 @@ pub async fn sweep_images(ctx: &Context) -> Result<Swept> {
 }
 
 async fn sweep_all(ctx: &Context) -> Result<()> {
-    for host in store::hosts::all_reached(&mut *ctx.conn().await?).await? {
+    let hosts = async { store::hosts::all_reached(&mut *ctx.conn().await?).await };
+    // Looks, and what is removed after them, which is little by little.
+    let longest = ctx.config.host_call_deadline * 4 + ctx.config.database_patience * 2;
+    let mut outcome = Ok(());
+    for host in in_time(ctx.config.database_patience, hosts).await? {
         if host.health == "up" && host.removed_at.is_none() {
-            sweep(ctx, &host).await?;
+            // One that cannot be swept keeps nobody from sweeping the others.
+            if let Err(error) = in_time(longest, sweep(ctx, &host)).await {
+                tracing::warn!(host = %host.id, %error, "a host could not be swept; trying again");
+                outcome = Err(error);
+            }
         }
     }
-    Ok(())
+    outcome
 }
 
 /// One host, once.

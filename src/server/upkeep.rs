@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use crate::domain::clock::Watch;
-use crate::store;
 use crate::service::{App, expiry, upkeep};
+use crate::store;
 
 /// Longest round: it goes by batches, and a batch waits for a connection or a lock for at most 40 s.
 const ROUND: Duration = Duration::from_mins(10);

@@ -13,6 +13,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome, Subject};
 use crate::domain::id::UserId;
+use crate::domain::trace;
 use crate::store::work::{self, Asked};
 use crate::store::{self, Tx};
 
@@ -118,7 +119,8 @@ impl Write {
     /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
     pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
         self.wake = true;
-        let asked = Asked { request_id: self.actor.request_id.clone().filter(|id| !id.is_empty()) };
+        let request_id = self.actor.request_id.clone().filter(|id| !id.is_empty());
+        let asked = Asked { request_id, traceparent: trace::parent() };
         work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 

@@ -1,6 +1,7 @@
 //! The hosts as placement is told of them: all of them once, and then those that have changed.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
@@ -14,16 +15,25 @@ pub struct Moment {
     pub transaction: i64,
     /// How many hosts there are.
     pub hosts: i64,
+    /// Since when the database lives: another one after it recovered from a crash, which may have taken back what was seen.
+    pub life: Uuid,
 }
 
 /// Now. To be asked for before the changes, which may then be seen twice and are never missed.
 pub async fn moment(conn: &mut PgConnection) -> Result<Moment> {
-    let (transaction, hosts) = sqlx::query_as(
-        "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint, (select count(*) from hosts)",
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(Moment { transaction, hosts })
+    let read = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as transaction, (select count(*) from hosts) as hosts,
+                       (select id from lives) as life";
+    if let Some(moment) = sqlx::query_as(read).fetch_one(&mut *conn).await.map(alive)? {
+        return Ok(moment);
+    }
+    let begin = "insert into lives default values on conflict do nothing";
+    sqlx::query(begin).execute(&mut *conn).await?;
+    let moment = sqlx::query_as(read).fetch_one(conn).await.map(alive)?;
+    moment.ok_or_else(|| anyhow::anyhow!("the table `lives` stays empty").into())
+}
+
+fn alive((transaction, hosts, life): (i64, i64, Option<Uuid>)) -> Option<Moment> {
+    life.map(|life| Moment { transaction, hosts, life })
 }
 
 /// Every host that has changed since; `None`: every host.

@@ -78,6 +78,19 @@ pub async fn schema_is_current(conn: &mut PgConnection) -> Result<bool> {
     Ok(current)
 }
 
+/// Whether the schema has all that this binary's migrations bring. A database without a schema has not.
+pub async fn is_migrated(pool: &PgPool) -> Result<bool> {
+    let mut conn = acquire(pool).await?;
+    let there = "select to_regclass('_sqlx_migrations') is not null";
+    if !sqlx::query_scalar(there).fetch_one(&mut *conn).await? {
+        return Ok(false);
+    }
+    let sql = "select version, checksum from _sqlx_migrations where success";
+    let done: Vec<(i64, Vec<u8>)> = sqlx::query_as(sql).fetch_all(&mut *conn).await?;
+    let is_done = |version, sum: &[u8]| done.iter().any(|(v, s)| *v == version && s == sum);
+    Ok(MIGRATIONS.iter().all(|migration| is_done(migration.version, &migration.checksum)))
+}
+
 /// Brings the schema to this binary's version; concurrent callers wait for one another.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     // A newer binary's may have been applied: the older one goes on, and starts again, while they are being exchanged.

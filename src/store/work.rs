@@ -74,6 +74,8 @@ pub struct Lease {
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct Asked {
     pub request_id: Option<String>,
+    /// The trace that the request was a part of.
+    pub traceparent: Option<String>,
 }
 
 /// An item under lease, and who asked for it.
@@ -106,7 +108,7 @@ pub async fn claim(
                order by due_at limit $4 for update skip locked) due
          where w.kind = due.kind and w.item = due.item
          returning w.kind, w.item, w.epoch, w.touched, w.attempts, w.failing_since, w.stalled_at, w.lease_until,
-                   w.request_id",
+                   w.request_id, w.traceparent",
     )
     .bind(owner)
     .bind(now + length)

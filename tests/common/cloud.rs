@@ -54,6 +54,7 @@ pub struct Cloud {
     pub state: TempDir,
     database: Database,
     settings: Vec<(&'static str, String)>,
+    environment: Vec<(&'static str, String)>,
     /// `up`, or `serve`, which needs neither libvirt nor anything but its database to start.
     command: &'static str,
     server: Option<Process>,
@@ -84,7 +85,9 @@ impl Cloud {
         let settings = settings.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let admin = Client::new(format!("http://{listen}"));
         let (command, server) = ("up", None);
-        let mut cloud = Self { host, admin, state, database, settings, command, server, listen };
+        let environment = Vec::new();
+        let mut cloud =
+            Self { host, admin, state, database, settings, environment, command, server, listen };
         cloud.start().await;
         let file = std::fs::read(cloud.state.path().join("admin.json")).expect("admin.json");
         let account: Value = serde_json::from_slice(&file).unwrap();
@@ -117,6 +120,11 @@ impl Cloud {
         self.settings.push((key, value.to_owned()));
     }
 
+    /// From its next start on the server has this variable.
+    pub fn set_variable(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
     /// Starts the server.
     pub fn spawn(&mut self, fault: Option<&str>) {
         assert!(self.server.is_none(), "the server runs");
@@ -136,6 +144,7 @@ impl Cloud {
         if let Database::Shared(options) = &self.database {
             command.args(["--database-url", options.to_url_lossy().as_str()]);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for (key, value) in &self.settings {
             command.args([&format!("--{key}"), value]);
         }

@@ -28,3 +28,4 @@ mod neighbours;
 mod placing;
 mod restore;
 mod routes;
+mod traces;

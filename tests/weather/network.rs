@@ -102,6 +102,52 @@ async fn a_database_that_is_cut_off_slow_or_half_open_delays_and_loses_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_the_database_does_not_answer_ends_and_the_next_one_serves() {
+    let settings = [("network-pool", "10.116.0.0/16"), ("database-patience-s", "3")];
+    let (mut cloud, proxy) = behind_a_proxy(&settings).await;
+    cloud.terminate().await;
+    cloud.serve_from_now_on();
+    for request in ["_sqlx_migrations", "clock_timestamp()", "from cloud", "from hosts"] {
+        proxy.die_at(request);
+        let begun = Instant::now();
+        cloud.spawn(None);
+        let status = cloud.ended().await;
+        assert!(proxy.has_died(), "it never asked {request}");
+        assert!(!status.success(), "{request}: {status}");
+        println!("no answer to {request}: ended after {:?}", begun.elapsed());
+        cloud.start().await;
+        cloud.terminate().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_the_database_does_not_answer_is_given_up_and_the_next_one_sweeps() {
+    let settings = [
+        ("network-pool", "10.117.0.0/16"),
+        ("database-patience-s", "2"),
+        ("host-call-deadline-s", "3"),
+        ("sweep-s", "1"),
+        ("sweep-grace-s", "0"),
+    ];
+    let (cloud, proxy) = behind_a_proxy(&settings).await;
+    // A connection is told a statement's words once, so that this is the sweep's first on its connection.
+    proxy.die_at("pg_try_advisory_xact_lock(hashtextextended('sweep");
+    let begun = Instant::now();
+    while !proxy.has_died() {
+        assert!(begun.elapsed() < SOON, "it never sweeps");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let seed = format!("pools/disks/seed-{}.iso", uuid::Uuid::new_v4());
+    let left = cloud.state.path().join(seed);
+    std::fs::write(&left, "left by nobody").unwrap();
+    while left.exists() {
+        assert!(begun.elapsed() < SOON, "no sweep after the one that got no answer");
+        sleep(Duration::from_millis(50)).await;
+    }
+    println!("swept {:?} after a sweep that got no answer began", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_done_once_under_its_key() {
     let (cloud, proxy) = behind_a_proxy(&[("network-pool", "10.101.0.0/16")]).await;
     let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;

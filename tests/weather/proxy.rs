@@ -1,7 +1,8 @@
-//! A network between two programs that the test controls: cut, slow, half-open, and one that loses an answer.
+//! A network between two programs that the test controls: cut, slow, half-open, and one that loses a request or an answer.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,8 @@ struct Shared {
     air: watch::Sender<Air>,
     loss: Mutex<Option<Loss>>,
     lost: AtomicUsize,
+    /// What a request has in it with which its connection goes dead.
+    death: Mutex<Option<Vec<u8>>>,
 }
 
 /// An answer that is to be lost: the request goes through.
@@ -55,6 +58,7 @@ impl Proxy {
             air: watch::Sender::new(Air::Clear),
             loss: Mutex::default(),
             lost: AtomicUsize::new(0),
+            death: Mutex::default(),
         });
         let each = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -86,6 +90,17 @@ impl Proxy {
         *self.shared.loss.lock().unwrap_or_else(PoisonError::into_inner) = Some(loss);
     }
 
+    /// Nothing is ever heard of the next request with `request` in it, nor of its connection.
+    pub fn die_at(&self, request: &str) {
+        let mut death = self.shared.death.lock().unwrap_or_else(PoisonError::into_inner);
+        *death = Some(request.into());
+    }
+
+    /// Whether that has come.
+    pub fn has_died(&self) -> bool {
+        self.shared.death.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// How many answers were lost.
     pub fn lost(&self) -> usize {
         self.shared.lost.load(Ordering::Acquire)
@@ -110,21 +125,30 @@ async fn connection(shared: Arc<Shared>, client: TcpStream) {
     let losing = Arc::new(AtomicBool::new(false));
     let mut seen =
         Seen { shared: Arc::clone(&shared), carried: Vec::new(), losing: Arc::clone(&losing) };
-    let up = pump(&shared, from_client, to_server, |bytes| {
+    let dead = AtomicBool::new(false);
+    let mut up = pin!(pump(&shared, from_client, to_server, |bytes| {
         seen.note(bytes);
-        true
-    });
-    let down = pump(&shared, from_server, to_client, |_| {
+        let mut death = shared.death.lock().unwrap_or_else(PoisonError::into_inner);
+        if death.take_if(|request| contains(bytes, request)).is_some() {
+            dead.store(true, Ordering::Release);
+        }
+        !dead.load(Ordering::Acquire)
+    }));
+    let mut down = pin!(pump(&shared, from_server, to_client, |_| {
         // It has an answer: the request was carried out.
         if losing.load(Ordering::Acquire) {
             shared.lost.fetch_add(1, Ordering::AcqRel);
             return false;
         }
         true
-    });
+    }));
     tokio::select! {
-        () = up => {}
-        () = down => {}
+        () = &mut up => {}
+        () = &mut down => {}
+    }
+    // Both ends stay open: nobody is told.
+    if dead.load(Ordering::Acquire) {
+        let _ = shared.air.subscribe().wait_for(|air| *air == Air::Cut).await;
     }
 }
 

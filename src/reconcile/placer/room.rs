@@ -38,8 +38,10 @@ impl Room {
         now: Time,
     ) -> Result<Moment> {
         let moment = fleet::moment(conn).await?;
-        // Transactions only ever count up: this is another database than a moment ago.
-        let since = self.seen.take().filter(|seen| seen.transaction <= moment.transaction);
+        // Transactions only ever count up: else this is another database than a moment ago.
+        let goes_on =
+            |seen: &Moment| seen.transaction <= moment.transaction && seen.life == moment.life;
+        let since = self.seen.take().filter(goes_on);
         let changed = fleet::changed(conn, since).await?;
         let mut touched: Vec<_> = changed.iter().map(|host| host.id).collect();
         if since.is_none() {
@@ -166,6 +168,16 @@ mod tests {
         room.refresh(&mut conn, &compared, chrono::DateTime::default()).await.unwrap();
         drop(conn);
         room.index.take(ids[0], crate::placement::Resources::new(8, 8192, 80)).unwrap();
+        refreshed(&mut room, &db, &compared).await;
+        assert_eq!(room.index.host(ids[0]).unwrap().used.vcpus, 0);
+        // The same where it was committed, and a crash of the database took it back: then this table is empty.
+        let mut conn = store::acquire(&db).await.unwrap();
+        let now = chrono::DateTime::default();
+        let moment = room.refresh(&mut conn, &compared, now).await.unwrap();
+        drop(conn);
+        room.index.take(ids[0], crate::placement::Resources::new(8, 8192, 80)).unwrap();
+        room.keep(moment);
+        run(&db, "truncate lives").await;
         refreshed(&mut room, &db, &compared).await;
         assert_eq!(room.index.host(ids[0]).unwrap().used.vcpus, 0);
         // One that began before the look, and commits after it.

@@ -63,15 +63,17 @@ pub async fn touch_afresh(
     asked: &Asked,
 ) -> Result<()> {
     sqlx::query(
-        "insert into work (kind, item, due_at, touched, request_id) values ($1, $2, $3, 1, $4)
+        "insert into work (kind, item, due_at, touched, request_id, traceparent) values ($1, $2, $3, 1, $4, $5)
          on conflict (kind, item) do update
          set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1,
-             attempts = 0, failing_since = null, stalled_at = null, reason = null, request_id = excluded.request_id",
+             attempts = 0, failing_since = null, stalled_at = null, reason = null, request_id = excluded.request_id,
+             traceparent = excluded.traceparent",
     )
     .bind(kind)
     .bind(item)
     .bind(due)
     .bind(&asked.request_id)
+    .bind(&asked.traceparent)
     .execute(conn)
     .await?;
     Ok(())
@@ -85,7 +87,7 @@ pub async fn on_behalf(
     item: Uuid,
 ) -> Result<()> {
     sqlx::query(
-        "update work w set request_id = asker.request_id
+        "update work w set request_id = asker.request_id, traceparent = asker.traceparent
          from work asker
          where w.kind = $1 and w.item = $2 and asker.kind = $3 and asker.item = $4",
     )
