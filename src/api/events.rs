@@ -105,7 +105,7 @@ async fn list(
             Some(seq) => (Some(seq), "Last-Event-ID"),
             None => (query.after, "?after"),
         };
-        let permit = app.limits().stream()?;
+        let permit = app.limits().stream(&caller)?;
         let bearer = bearer(&headers)?.to_owned();
         let start = service::events::follow(&app, &caller, bearer, wanted, after, pointer).await?;
         event_stream::answer(&app, start, permit)

@@ -17,6 +17,7 @@ use super::problem::Problem;
 use super::proxy;
 use crate::domain::caller::Caller;
 use crate::domain::error::Error;
+use crate::service::limits::Slot;
 use crate::service::{self, App};
 
 /// A JSON body. Errors carry the JSON pointer of the field at fault.
@@ -139,6 +140,9 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let mut caller = service::auth::authenticate(app, bearer(&parts.headers)?).await?;
         app.rates().count(&caller)?;
+        if let Some(slot) = parts.extensions.get::<Slot>() {
+            slot.fill(app.limits().share_of_waits(&caller)?);
+        }
         caller.request_id = request_id(&parts.headers);
         caller.idempotency_key = idempotency_key(&parts.headers)?;
         Ok(caller)

@@ -154,7 +154,7 @@ async fn get(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let permit = app.limits().download()?;
+    let permit = app.limits().download(&caller)?;
     let (image, mut file) = service::images::open(&app, &caller, id).await?;
     let sum = image.sha256.as_deref().unwrap_or_default();
     let tag = format!("\"{sum}\"");

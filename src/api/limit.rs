@@ -11,7 +11,7 @@ use super::event_stream;
 use super::problem::Problem;
 use crate::domain::error::Result;
 use crate::service::App;
-use crate::service::limits::Permit;
+use crate::service::limits::{Permit, Slot};
 
 /// What a request does with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +54,10 @@ pub(super) fn class(request: &Request) -> Class {
 }
 
 /// Refuses a request where there are too many, and ends one that takes too long.
-pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+pub async fn limit(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let config = &app.config;
-    let (permit, longest): (Result<Permit>, _) = match class(&request) {
+    let class = class(&request);
+    let (permit, longest): (Result<Permit>, _) = match class {
         Class::Health | Class::Own => return next.run(request).await,
         Class::Prompt => (app.limits().request(), config.request_timeout),
         // The wait ends by itself; this is for what comes before and after it.
@@ -66,6 +67,11 @@ pub async fn limit(State(app): State<App>, request: Request, next: Next) -> Resp
         Ok(permit) => permit,
         Err(error) => return Problem::from(error).into_response(),
     };
+    // Until the answer: what the caller's tenant has of the waits.
+    let slot = Slot::default();
+    if class == Class::Waiting {
+        request.extensions_mut().insert(slot.clone());
+    }
     match tokio::time::timeout(longest, next.run(request)).await {
         Ok(response) => response,
         Err(_elapsed) => too_slow(longest).into_response(),

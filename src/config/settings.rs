@@ -126,6 +126,7 @@ settings! {
         max_waits: u32 = "1000" in 1..=100000, "Most waiting requests at a time";
         max_uploads: u32 = "4" in 1..=256, "Most image uploads, and most downloads, at a time";
         max_streams: u32 = "1000" in 1..=100000, "Most event streams (SSE) at a time";
+        tenant_share_percent: u32 = "50" in 1..=100, "Largest part of the waiting requests, uploads, downloads and streams that one tenant may have at a time; admins of the cloud are not counted";
         stream_keepalive: Duration[s] = "15" in 1..=300, "How often an idle event stream says that it lives";
         idempotency_ttl: Duration[h] = "24" in 1..=720, "How long an Idempotency-Key is remembered";
         event_retention: Duration[days] = "90" in 1..=3650, "How long events are kept";

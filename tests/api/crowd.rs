@@ -190,3 +190,57 @@ async fn a_download_that_nobody_reads_gives_its_place_back() {
     };
     timeout(PATIENCE, again).await.expect("the only place for a download is never given back");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_its_share_of_waits_and_streams_and_leaves_the_rest_to_others() {
+    let api = Api::start_with(|f| f.set("max_waits", "4").set("max_streams", "4")).await;
+    api.image("tiny").await;
+    let new = json!({"name": "waited-for", "image": "tiny", "flavor": "nano"});
+    let made = api.member.post("/v1/instances", &new).await.expect(202);
+    let instance = made["id"].as_str().expect("an id");
+    let path = format!("/v1/instances/{instance}?wait=deleted&timeout=600");
+    let mut waiting = Vec::new();
+    for client in [&api.member, &api.owner] {
+        let (client, path) = (client.clone(), path.clone());
+        waiting.push(tokio::spawn(async move { client.get(&path).await }));
+    }
+    let held = |what: &str| {
+        let all = api.app.limits().in_use();
+        all.iter().find(|(kind, ..)| *kind == what).expect("counted").1
+    };
+    let both = async {
+        while held("waits") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, both).await.expect("both wait");
+    // The third of the same tenant: also after many tries, none of which keeps a place.
+    for _ in 0..10 {
+        let refused = api.reader.get(&path).await;
+        let told = refused.problem(429, "too-many-requests");
+        assert!(told["detail"].as_str().unwrap().contains("share of 4"), "{told:#}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    api.reader.get(&format!("/v1/instances/{instance}")).await.expect(200);
+    // Another tenant's is answered, and admins have no share.
+    let soon = format!("/v1/instances/{instance}?wait=deleted&timeout=1");
+    api.stranger.get(&soon).await.problem(404, "not-found");
+    assert_ne!(api.admin.get(&soon).await.status, 429);
+    for wait in waiting {
+        wait.abort();
+    }
+    let none = async {
+        while api.reader.get(&soon).await.status == 429 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, none).await.expect("what ended is given back");
+
+    let open = |client: &Client| {
+        client.ask(Method::GET, "/v1/events").header("accept", "text/event-stream").open()
+    };
+    let streams = [open(&api.member).await, open(&api.owner).await];
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    assert_eq!(open(&api.reader).await.status(), 429);
+    assert_eq!(open(&api.stranger).await.status(), 200);
+}

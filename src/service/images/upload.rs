@@ -50,7 +50,7 @@ pub async fn upload<E: From<Error>>(
     body: impl Stream<Item = Result<Bytes, E>>,
 ) -> Result<Image, E> {
     authorize(caller, "put_image_data")?;
-    let _permit = app.limits().upload()?;
+    let _permit = app.limits().upload(caller)?;
     let image = own(&mut *app.conn().await?, caller, id).await?;
     if_match.map_or(Ok(()), |wanted| same_revision(wanted, image.revision))?;
     let limit = gate::limit_bytes(&app.config);
