@@ -75,6 +75,10 @@ metrics! {
     HOST_FENCES: Gauge = "pileus_host_fences", "Those of them whose instance is gone and whose end could not be seen yet";
     INSTANCES: Gauge = "pileus_instances", "Instances, by wish and by what was seen last";
 
+    QUEUED: Gauge = "pileus_instances_waiting_for_capacity", "Instances that wait for room on a host";
+    QUEUED_OLDEST: Gauge = "pileus_instances_waiting_for_capacity_oldest_seconds", "For how long the first of them has waited";
+    HELD: Gauge = "pileus_cloud_held", "1 where nothing is removed from hosts until an admin resumes: GET /v1/cloud says why";
+
     SWEEPS: Counter = "pileus_sweeps_total", "Sweeps of hosts, by outcome";
     SWEPT: Counter = "pileus_swept_total", "Orphans that were removed, by kind and outcome";
     ORPHANS: Gauge = "pileus_orphans", "Things on hosts without an owner, by kind, and whether they bear our stamp";

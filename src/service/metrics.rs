@@ -148,6 +148,7 @@ struct Read {
     instances: Vec<(String, String, i64)>,
     orphans: Vec<(String, bool, i64)>,
     feed: (i64, i64),
+    waiting: (bool, i64, Option<Time>),
 }
 
 impl Read {
@@ -160,6 +161,7 @@ impl Read {
             instances: counts::instances(conn).await?,
             orphans: counts::orphans(conn).await?,
             feed: counts::feed(conn).await?,
+            waiting: counts::waiting(conn).await?,
         })
     }
 
@@ -175,6 +177,11 @@ impl Read {
             let count = found.map_or(0, |row| row.2);
             gauge!(metric::ORPHANS, "kind" => kind, "ours" => ours.to_string()).set(number(count));
         }
+        let (held, queued, oldest) = self.waiting;
+        gauge!(metric::HELD).set(truth(held));
+        gauge!(metric::QUEUED).set(number(queued));
+        let oldest = oldest.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
+        gauge!(metric::QUEUED_OLDEST).set(oldest);
         let (last, waiting) = self.feed;
         counter!(metric::EVENTS).absolute(u64::try_from(last).unwrap_or(0));
         gauge!(metric::EVENTS_WAITING).set(number(waiting));

@@ -91,6 +91,17 @@ pub async fn instances(conn: &mut PgConnection) -> Result<Vec<(String, String, i
     Ok(rows)
 }
 
+/// Whether the cloud is held, how many instances wait for room, and since when the first of them does.
+pub async fn waiting(conn: &mut PgConnection) -> Result<(bool, i64, Option<Time>)> {
+    let row = sqlx::query_as(
+        "select exists (select from cloud where held_since is not null), count(*), min(queued_at)
+         from instances where queue_tag is not null",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(row)
+}
+
 /// What sweeps found without an owner: kind, whether it bears our stamp, how much.
 pub async fn orphans(conn: &mut PgConnection) -> Result<Vec<(String, bool, i64)>> {
     let rows = sqlx::query_as("select kind, ours, count(*) from orphans group by kind, ours")

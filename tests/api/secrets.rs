@@ -28,6 +28,13 @@ struct Server {
     dir: tempfile::TempDir,
     db: PgPool,
     url: String,
+    metrics: String,
+}
+
+/// An address that is free at this moment.
+fn free() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("an address").to_string()
 }
 
 impl Server {
@@ -37,13 +44,12 @@ impl Server {
         let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
         let db = store::connect(options.clone(), 2).await.expect("a pool");
         let log = File::create(dir.path().join("log")).expect("a log");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address").to_string();
-        drop(free);
+        let (address, metrics) = (free(), free());
         let database = options.password(&secret("database")).to_url_lossy().to_string();
         let process = Command::new(env!("CARGO_BIN_EXE_pileus"))
             .arg("serve")
             .env("PILEUS_LISTEN", &address)
+            .env("PILEUS_METRICS_LISTEN", &metrics)
             .env("PILEUS_STATE_DIR", dir.path())
             .env("PILEUS_DATABASE_URL", database)
             .env("PILEUS_ADMIN_PASSWORD", secret("admin"))
@@ -55,7 +61,7 @@ impl Server {
             .spawn()
             .expect("pileus serve");
         let url = format!("http://{address}");
-        let server = Self { process, dir, db, url };
+        let server = Self { process, dir, db, url, metrics: format!("http://{metrics}") };
         let anonymous = Client::new(server.url.clone());
         let ready = async {
             while !anonymous
@@ -160,7 +166,10 @@ async fn no_secret_comes_out_of_a_server_that_logs_all_it_can() {
     let limits = std::fs::read_to_string(limits).expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    let (tokens, answers) = use_all(&server).await;
+    let (tokens, mut answers) = use_all(&server).await;
+    let metrics = Client::new(server.metrics.clone()).get("/metrics").await;
+    assert!(metrics.status == 200 && metrics.text.contains("pileus_"), "{metrics:?}");
+    answers.push(metrics.text);
     let rows = server.rows().await;
     let private: Vec<Vec<u8>> = sqlx::query_scalar("select private_key from signing_keys")
         .fetch_all(&server.db)

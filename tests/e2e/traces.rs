@@ -104,8 +104,12 @@ async fn a_trace_reaches_from_the_client_to_the_call_to_the_host() {
         assert!(parent.is_some(), "{call:#}");
     }
     let text = serde_json::to_string(&*sent.lock().unwrap()).unwrap();
+    let domain = format!("{}-{id}", cloud.mark());
+    let xml = cloud.host.virsh(&["dumpxml", "--security-info", &domain]);
+    assert!(xml.contains(id), "{xml}");
     for secret in ["planted-in-user-data", cloud.admin.token.as_deref().unwrap()] {
         assert!(!text.contains(secret), "{secret} is in a trace");
+        assert!(!xml.contains(secret), "{secret} is in the domain's XML");
     }
     cloud.delete(id).await;
 }
