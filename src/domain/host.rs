@@ -122,7 +122,8 @@ pub struct Host {
     pub last_seen_at: Option<DateTime<Utc>>,
     /// The host's own UUID, by which it is known whatever its address; null until it was seen.
     pub host_uuid: Option<Uuid>,
-    /// What the host tells of itself: `vcpus`, `memory_mib`, `disk_gib`, `arch`, versions; null until it was seen.
+    /// What the host tells of itself: `vcpus`, `memory_mib`, `disk_gib`, `arch`, `cpu_level` (of the x86-64 psABI), versions; null
+    /// until it was seen. It counts as traits too: `arch:x86_64`, `virt:kvm`, `cpu:x86-64-v3`.
     #[schema(value_type = Option<Object>)]
     pub facts: Option<Value>,
     /// What may be taken in all: what it has less what it keeps, times the ratio; 0 until it was seen.

@@ -62,6 +62,7 @@ impl FakeHost {
             libvirt_version: "11.3.0".into(),
             hypervisor_version: "10.0.2".into(),
             cpu_model: None,
+            cpu_level: 2,
             foreign_subnets: Vec::new(),
         };
         Self {

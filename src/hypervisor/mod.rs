@@ -188,6 +188,8 @@ pub struct HostFacts {
     pub libvirt_version: String,
     pub hypervisor_version: String,
     pub cpu_model: Option<String>,
+    /// Which level of the x86-64 psABI the host's CPU has, 1 to 4; 0: it is no x86-64.
+    pub cpu_level: u8,
     /// Subnets of networks that are not ours, and those that a host on this machine routes elsewhere: an address plan must not
     /// collide with them. What a remote host routes nobody tells; there a network that collides fails when it is made.
     pub foreign_subnets: Vec<IpNet>,

@@ -41,6 +41,7 @@ async fn room_is_held_waited_for_and_given_back_by_real_guests() {
     // The slot runs a guest, which goes by itself, and is free again.
     let mut inside = new("inside", "one");
     inside["reservation"] = json!("ci");
+    inside["required_traits"] = json!(["arch:x86_64", "virt:qemu", "cpu:x86-64-v2"]);
     inside["expires_at"] = json!(end(12));
     let inside = admin.post("/v1/instances", &inside).await.expect(202);
     cloud.until(id(&inside), "running", "running", SOON).await;

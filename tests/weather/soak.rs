@@ -40,6 +40,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("host-call-deadline-s", "15"),
     // A host is only out of reach for a moment.
     ("host-gone-after-s", "600"),
+    // All of them at once, also on a machine with one CPU: who waits for room is not settled.
+    ("overcommit-cpu", "16"),
     ("quota-instances", "100"),
     ("quota-vcpus", "100"),
 ];

@@ -1,5 +1,6 @@
 //! Who a host is and what it has, and the pools that we need there.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
@@ -19,7 +20,15 @@ impl Libvirt {
     pub(super) fn read_facts(&self, conn: &Connect) -> Result<HostFacts, Fault> {
         let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
         let host = xml::host::read(&capabilities)?;
-        let virt_type = resolve_auto(conn, &host);
+        // Models such as EPYC imply most of what they can; spelled out, they tell all of it.
+        let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+        let expanded = || conn.baseline_cpu(&[&host.cpu], flags).ok();
+        let x86 = matches!(host.arch.as_str(), "x86_64" | "i686");
+        let features = if x86 { expanded() } else { None };
+        let features = features.as_deref().map(xml::host::features).transpose();
+        let features = features.ok().flatten().unwrap_or_default();
+        let virt_type = resolve_auto(&host, x86, &features);
+        let cpu_level = if host.arch == "x86_64" { xml::host::level(&features) } else { 0 };
         let node = conn.node_info().map_err(during("read the host's size"))?;
         let hostname = conn.hostname().map_err(during("read the host's name"))?;
         let host_uuid = match host.uuid {
@@ -59,6 +68,7 @@ impl Libvirt {
                 conn.hyp_version().map_err(during("read the hypervisor's version"))?,
             ),
             cpu_model: host.cpu_model,
+            cpu_level,
             foreign_subnets,
         })
     }
@@ -137,21 +147,9 @@ impl Libvirt {
 }
 
 /// A `/dev/kvm` that opens is not a KVM that runs guests: under some nested hypervisors only the CPU's features tell.
-fn resolve_auto(conn: &Connect, host: &xml::host::Seen) -> VirtType {
-    if !host.kvm {
-        return VirtType::Qemu;
-    }
-    let x86 = matches!(host.arch.as_str(), "x86_64" | "i686");
-    let expanded = || {
-        let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
-        let cpu = conn.baseline_cpu(&[&host.cpu], flags).ok()?;
-        xml::host::can_virtualise(&cpu).ok()
-    };
-    if !x86 || host.hardware || expanded().unwrap_or(false) {
-        VirtType::Kvm
-    } else {
-        VirtType::Qemu
-    }
+fn resolve_auto(host: &xml::host::Seen, x86: bool, features: &HashSet<String>) -> VirtType {
+    let can = || features.contains("vmx") || features.contains("svm");
+    if host.kvm && (!x86 || host.hardware || can()) { VirtType::Kvm } else { VirtType::Qemu }
 }
 
 fn to_i64(value: u64) -> i64 {

@@ -43,7 +43,7 @@ fn places(path: &str) -> domain::Places {
 fn read_all(text: &str) {
     let _ = (domain::read(text).is_ok(), network::read(text).is_ok(), host::read(text).is_ok());
     let _ = (storage::read(text).is_ok(), storage::pool_path(text).is_ok());
-    let _ = host::can_virtualise(text).is_ok();
+    let _ = host::features(text).is_ok();
 }
 
 /// One document of each kind.

@@ -1,5 +1,7 @@
 //! Capabilities XML: who a host is, and what its CPU can.
 
+use std::collections::HashSet;
+
 use uuid::Uuid;
 
 use super::{child, child_text, parse};
@@ -45,17 +47,33 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
     })
 }
 
-/// Whether a `<cpu>` that libvirt expanded has vmx or svm: models such as EPYC imply it without naming it.
-pub fn can_virtualise(expanded_cpu: &str) -> Result<bool, Fault> {
-    Ok(has_virtualisation(parse(expanded_cpu)?.root_element()))
+/// The features of a `<cpu>` that libvirt expanded.
+pub fn features(expanded_cpu: &str) -> Result<HashSet<String>, Fault> {
+    Ok(enabled(parse(expanded_cpu)?.root_element()).map(str::to_owned).collect())
+}
+
+fn enabled<'a>(cpu: roxmltree::Node<'a, '_>) -> impl Iterator<Item = &'a str> {
+    cpu.children()
+        .filter(|n| n.has_tag_name("feature") && n.attribute("policy") != Some("disable"))
+        .filter_map(|n| n.attribute("name"))
 }
 
 fn has_virtualisation(cpu: roxmltree::Node<'_, '_>) -> bool {
-    cpu.children().any(|n| {
-        n.has_tag_name("feature")
-            && matches!(n.attribute("name"), Some("vmx" | "svm"))
-            && n.attribute("policy") != Some("disable")
-    })
+    enabled(cpu).any(|name| matches!(name, "vmx" | "svm"))
+}
+
+/// What each level of the x86-64 psABI, from the second on, adds to the one before, by libvirt's names. Source:
+/// <https://gitlab.com/x86-psABIs/x86-64-ABI>, table 3.1; LZCNT is `abm` here, and OSXSAVE comes with `xsave`.
+const LEVELS: [&[&str]; 3] = [
+    &["cx16", "lahf_lm", "popcnt", "sse4.1", "sse4.2", "ssse3"],
+    &["abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"],
+    &["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
+];
+
+/// The level of an x86-64 CPU with these features: 1 to 4.
+pub fn level(features: &HashSet<String>) -> u8 {
+    let has = |level: &&&[&str]| level.iter().all(|name| features.contains(*name));
+    LEVELS.iter().take_while(has).fold(1, |level, _| level + 1)
 }
 
 #[cfg(test)]
@@ -83,7 +101,21 @@ mod tests {
     fn vmx_or_svm_is_found_where_it_is_named() {
         let seen = capabilities("<feature name='svm'/>", "<domain type='kvm'/>");
         assert!(seen.kvm && seen.hardware);
-        assert!(!can_virtualise("<cpu><feature policy='disable' name='vmx'/></cpu>").unwrap());
-        assert!(can_virtualise("<cpu><feature policy='require' name='vmx'/></cpu>").unwrap());
+        let vmx = |policy: &str| {
+            let cpu = format!("<cpu><feature policy='{policy}' name='vmx'/></cpu>");
+            features(&cpu).unwrap().contains("vmx")
+        };
+        assert!(vmx("require") && !vmx("disable"));
+    }
+
+    #[test]
+    fn a_level_has_all_of_those_below_it() {
+        let of = |names: &[&str]| level(&names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(of(&[]), 1);
+        assert_eq!(of(LEVELS[0]), 2);
+        assert_eq!(of(LEVELS[1]), 1, "without the one below");
+        assert_eq!(of(&LEVELS[..2].concat()), 3);
+        assert_eq!(of(&[&LEVELS[..2].concat()[..], &["avx512f"]].concat()), 3);
+        assert_eq!(of(&LEVELS.concat()), 4);
     }
 }

@@ -187,11 +187,31 @@ mod tests {
             .execute(&mut *late)
             .await
             .unwrap();
-        run(&db, "update hosts set used_vcpus = 1 where name = 'h5'").await;
+        // Another one: the ids are in an order of their own.
+        run(&db, "update hosts set used_vcpus = 1 where id = (select id from hosts order by id desc limit 1)").await;
         refreshed(&mut room, &db, &compared).await;
         late.commit().await.unwrap();
         refreshed(&mut room, &db, &compared).await;
         assert_eq!(room.index.host(ids[0]).unwrap().used.vcpus, 3);
+        // What it offers by itself counts as what its admin gave it.
+        run(
+            &db,
+            r#"update hosts set facts = '{"arch": "x86_64", "virt_type": "kvm", "cpu_level": 3}' where name = 'h4';
+               update hosts set facts = '{"arch": "aarch64", "virt_type": "kvm", "cpu_level": 0}', traits = '{ssd}' where name = 'h3';
+               update hosts set facts = '{"arch": "x86_64", "virt_type": "kvm", "cpu_level": 4}', virt_type = 'qemu' where name = 'h1'"#,
+        )
+        .await;
+        refreshed(&mut room, &db, &compared).await;
+        let traits = |name: &str| {
+            let host = room.index.hosts().find(|host| host.name == name).unwrap();
+            host.traits.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        let levels =
+            |most: usize| (1..=most).map(|n| format!("cpu:x86-64-v{n} ")).collect::<String>();
+        assert_eq!(traits("h4"), format!("arch:x86_64 {}virt:kvm", levels(3)));
+        assert_eq!(traits("h3"), "arch:aarch64 ssd virt:kvm");
+        assert_eq!(traits("h1"), format!("arch:x86_64 {}virt:qemu", levels(2)));
+        assert_eq!(traits("h5"), "", "not seen yet");
         run(&db, "delete from hosts where name = 'h2'").await;
         refreshed(&mut room, &db, &compared).await;
         assert_eq!(room.index.len(), 4);
