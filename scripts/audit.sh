@@ -255,9 +255,10 @@ union all select 'incarnation ' || c.id || ' has no instance' from incarnations 
 union all select 'incarnation ' || id || ' was left behind and not yet cleaned up' from incarnations where fenced_at is not null
 union all select 'host ' || h.name || ' counts ' || concat_ws('/', h.used_vcpus, h.used_memory_mib, h.used_disk_gib)
     || ' used, its claims are ' || concat_ws('/', coalesce(sum(c.vcpus), 0), coalesce(sum(c.memory_mib), 0), coalesce(sum(c.disk_gib), 0))
-    from hosts h left join (select host_id, vcpus, memory_mib, disk_gib from incarnations
+    from hosts h left join (select host_id, vcpus, memory_mib, disk_gib from incarnations i
+                            where not exists (select from reservation_slots s where s.incarnation_id = i.id)
                             union all
-                            select host_id, vcpus, memory_mib, disk_gib from reservation_slots where incarnation_id is null) c
+                            select host_id, vcpus, memory_mib, disk_gib from reservation_slots) c
         on c.host_id = h.id group by h.id
     having (h.used_vcpus, h.used_memory_mib, h.used_disk_gib) is distinct from
         (coalesce(sum(c.vcpus), 0), coalesce(sum(c.memory_mib), 0), coalesce(sum(c.disk_gib), 0))

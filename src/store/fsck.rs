@@ -21,14 +21,14 @@ const CHECKS: &[(&str, &str)] = &[
     (
         "claim",
         "select h.id as host_id, h.id::text as thing,
-                format('%s of %s vCPUs, %s of %s MiB, %s of %s GiB are taken, by its row and by its incarnations and free slots',
+                format('%s of %s vCPUs, %s of %s MiB, %s of %s GiB are taken, by its row and by its incarnations and slots',
                        h.used_vcpus, c.vcpus, h.used_memory_mib, c.memory, h.used_disk_gib, c.disk) as detail
          from hosts h, lateral (select coalesce(sum(vcpus), 0)::bigint as vcpus, coalesce(sum(memory_mib), 0)::bigint as memory,
                                        coalesce(sum(disk_gib), 0)::bigint as disk
-                                from (select vcpus, memory_mib, disk_gib from incarnations where host_id = h.id
+                                from (select vcpus, memory_mib, disk_gib from incarnations c where host_id = h.id
+                                      and not exists (select from reservation_slots where incarnation_id = c.id)
                                       union all
-                                      select vcpus, memory_mib, disk_gib from reservation_slots
-                                      where host_id = h.id and incarnation_id is null) held) c
+                                      select vcpus, memory_mib, disk_gib from reservation_slots where host_id = h.id) held) c
          where (h.used_vcpus, h.used_memory_mib, h.used_disk_gib) is distinct from (c.vcpus, c.memory, c.disk)",
     ),
     (

@@ -56,7 +56,7 @@ impl Claim {
 /// claim on the same ones wait for each other and never in a circle.
 ///
 /// The claim's number, which the host's row counts, becomes the end of the id; `fresh` of each is the rest. A slot must be
-/// locked, and free, by then.
+/// locked, and free, by then; its room is taken already.
 pub async fn claim(
     conn: &mut PgConnection,
     claims: &[(Uuid, Claim)],
@@ -72,10 +72,10 @@ pub async fn claim(
                   as a(front, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, slot_id)),
          total as (
              select a.host_id, count(*) as claims,
-                    sum(a.vcpus - coalesce(s.vcpus, 0))::bigint as vcpus,
-                    sum(a.memory_mib - coalesce(s.memory_mib, 0))::bigint as memory_mib,
-                    sum(a.disk_gib - coalesce(s.disk_gib, 0))::bigint as disk_gib
-             from asked a left join reservation_slots s on s.id = a.slot_id group by a.host_id),
+                    coalesce(sum(a.vcpus) filter (where a.slot_id is null), 0)::bigint as vcpus,
+                    coalesce(sum(a.memory_mib) filter (where a.slot_id is null), 0)::bigint as memory_mib,
+                    coalesce(sum(a.disk_gib) filter (where a.slot_id is null), 0)::bigint as disk_gib
+             from asked a group by a.host_id),
          held as materialized (
              select h.id from hosts h where h.id in (select host_id from total) order by h.id for no key update),
          room as (
@@ -83,9 +83,9 @@ pub async fn claim(
                                 used_disk_gib = h.used_disk_gib + t.disk_gib, generation = h.generation + t.claims
              from total t, held
              where h.id = t.host_id and held.id = h.id and h.enabled and h.removed_at is null and h.health = 'up'
-               and (t.vcpus <= 0 or h.used_vcpus + t.vcpus <= h.limit_vcpus)
-               and (t.memory_mib <= 0 or h.used_memory_mib + t.memory_mib <= h.limit_memory_mib)
-               and (t.disk_gib <= 0 or h.used_disk_gib + t.disk_gib <= h.limit_disk_gib)
+               and (t.vcpus = 0 or h.used_vcpus + t.vcpus <= h.limit_vcpus)
+               and (t.memory_mib = 0 or h.used_memory_mib + t.memory_mib <= h.limit_memory_mib)
+               and (t.disk_gib = 0 or h.used_disk_gib + t.disk_gib <= h.limit_disk_gib)
              returning h.id, h.generation - t.claims as before),
          made as (
              insert into incarnations (id, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, created_at)
@@ -128,16 +128,16 @@ pub async fn set_made(
     Ok(())
 }
 
-/// Gives the claim back with the row, once: a second call finds nothing. A reservation's slot takes its room again.
+/// Gives the claim back with the row, once: a second call finds nothing. A reservation's slot keeps its room, and is free again.
 pub async fn release(conn: &mut PgConnection, id: IncarnationId) -> Result<bool> {
     let done = sqlx::query(
         "with gone as (delete from incarnations where id = $1 returning host_id, vcpus, memory_mib, disk_gib),
-         slot as (update reservation_slots set incarnation_id = null where incarnation_id = $1
-                  returning vcpus, memory_mib, disk_gib)
-         update hosts h set used_vcpus = h.used_vcpus - gone.vcpus + coalesce(slot.vcpus, 0),
-                            used_memory_mib = h.used_memory_mib - gone.memory_mib + coalesce(slot.memory_mib, 0),
-                            used_disk_gib = h.used_disk_gib - gone.disk_gib + coalesce(slot.disk_gib, 0)
-         from gone left join slot on true where h.id = gone.host_id",
+         slot as (update reservation_slots set incarnation_id = null where incarnation_id = $1 returning true),
+         room as (
+             update hosts h set used_vcpus = h.used_vcpus - gone.vcpus, used_memory_mib = h.used_memory_mib - gone.memory_mib,
+                                used_disk_gib = h.used_disk_gib - gone.disk_gib
+             from gone where h.id = gone.host_id and not exists (select from slot))
+         select from gone",
     )
     .bind(id)
     .execute(conn)

@@ -1,4 +1,4 @@
-//! Reservations in the database, and their slots, which count in the `used` of their hosts while they are free.
+//! Reservations in the database, and their slots, which count in the `used` of their hosts whether an instance has them or not.
 
 use std::collections::BTreeMap;
 
@@ -183,8 +183,10 @@ pub async fn end(conn: &mut PgConnection, id: ReservationId) -> Result<()> {
         "with gone as (
              delete from reservation_slots where reservation_id = $1 returning host_id, vcpus, memory_mib, disk_gib, incarnation_id),
          free as (
-             select host_id, sum(vcpus)::bigint as vcpus, sum(memory_mib)::bigint as memory_mib, sum(disk_gib)::bigint as disk_gib
-             from gone where incarnation_id is null group by host_id),
+             select s.host_id, sum(s.vcpus - coalesce(c.vcpus, 0))::bigint as vcpus,
+                    sum(s.memory_mib - coalesce(c.memory_mib, 0))::bigint as memory_mib,
+                    sum(s.disk_gib - coalesce(c.disk_gib, 0))::bigint as disk_gib
+             from gone s left join incarnations c on c.id = s.incarnation_id group by s.host_id),
          held as materialized (
              select h.id from hosts h where h.id in (select host_id from free) order by h.id for no key update)
          update hosts h set used_vcpus = used_vcpus - free.vcpus, used_memory_mib = used_memory_mib - free.memory_mib,

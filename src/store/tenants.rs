@@ -171,11 +171,14 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
                       coalesce(sum(memory_mib), 0)::bigint as memory_mib,
                       coalesce(sum(disk_gib), 0)::bigint as disk_gib
                from instances where tenant_id = $1 and wanted <> 'deleted') i,
-              (select coalesce(sum(free * vcpus), 0) as vcpus, coalesce(sum(free * memory_mib), 0) as memory_mib,
-                      coalesce(sum(free * disk_gib), 0) as disk_gib
-               from (select r.*, greatest(0, r.slots - (select count(*) from instances i
-                                                         where i.reservation_id = r.id and i.wanted <> 'deleted')) as free
-                     from reservations r where r.tenant_id = $1) r) r",
+              (select coalesce(sum(greatest(0, r.slots * r.vcpus - i.vcpus)), 0) as vcpus,
+                      coalesce(sum(greatest(0, r.slots * r.memory_mib - i.memory_mib)), 0) as memory_mib,
+                      coalesce(sum(greatest(0, r.slots * r.disk_gib - i.disk_gib)), 0) as disk_gib
+               from reservations r, lateral (select coalesce(sum(vcpus), 0)::bigint as vcpus,
+                                                    coalesce(sum(memory_mib), 0)::bigint as memory_mib,
+                                                    coalesce(sum(disk_gib), 0)::bigint as disk_gib
+                                             from instances where reservation_id = r.id and wanted <> 'deleted') i
+               where r.tenant_id = $1) r",
     )
     .bind(tenant)
     .fetch_one(conn)

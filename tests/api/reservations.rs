@@ -41,7 +41,7 @@ async fn reserved_capacity_is_kept_for_who_names_it_and_comes_back_to_it() {
     assert_eq!(runs(&api.member, &inside).await["reservation_id"], held["id"]);
     let small = make(&api.member, "small", "c8", json!({"reservation": "nightly"})).await;
     runs(&api.member, &small).await;
-    assert_eq!((&api.reader.get(&at).await.expect(200)["free"], used(&api).await), (&json!(1), 40));
+    assert_eq!((&api.reader.get(&at).await.expect(200)["free"], used(&api).await), (&json!(1), 48));
     sound(&api).await;
     let third = make(&api.member, "third", "c16", json!({"reservation": "nightly"})).await;
     runs(&api.member, &third).await;

@@ -206,7 +206,6 @@ impl Decide<'_> {
             return Choice::None { summary: NO_SLOT.into(), would_fit_if: json!([]) };
         };
         let slot = free.swap_remove(at);
-        // What it takes less than the slot comes free with the next look at the host.
         Choice::Host(slot.host_id, Some(slot.id))
     }
 
