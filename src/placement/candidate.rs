@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{ExitClass, HostState, HostView, Index, Policy, Request, Resources, Stay};
+use super::{ExitClass, FlavorSize, HostState, HostView, Index, Policy, Request, Resources, Stay};
 use crate::domain::error::Result;
+use crate::domain::flavor::Flavor;
 use crate::domain::group::Group;
 use crate::domain::host::Candidate;
 use crate::domain::id::HostId;
@@ -71,11 +72,32 @@ pub fn wishes(
     })
 }
 
+/// The flavors that a request may be told of.
+///
+/// # Errors
+/// One is larger than placement can count.
+pub fn sizes(flavors: Vec<Flavor>) -> Result<Vec<FlavorSize>> {
+    let size = |flavor: Flavor| {
+        let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
+        let traits = flavor.traits.into_iter().collect();
+        Ok(FlavorSize { name: flavor.name.to_string(), need, traits })
+    };
+    flavors.into_iter().map(size).collect()
+}
+
 /// What is said of an instance that a host has room for, which is not for it.
 pub const KEPT: &str = "a host has room, and it is kept for an instance that has waited longer: see its place in the queue";
 
-/// What is said of an instance whose reservation has nothing for it now.
-pub const NO_SLOT: &str = "its reservation has no free slot on a host that may be used: wait for one of its instances to go, make another reservation, or ask without one";
+/// What is said of an instance whose reservation, of which so many slots are free, has nothing for it now.
+pub fn no_slot(free: usize) -> String {
+    match free {
+        0 => "its reservation has no free slot: wait for one of its instances to go, make another reservation, or ask without one".into(),
+        _ => format!(
+            "its reservation has no free slot on a host that may be used: {free} are free, on hosts that do not answer, take nothing \
+             new, or are not what its zone, traits or group ask for: wait for such a host, change that, or ask without a reservation"
+        ),
+    }
+}
 
 /// One host's odd number must not keep the others from being placed on: what is beyond placement's range counts as its end.
 fn amount(vcpus: i64, memory_mib: i64, disk_gib: i64) -> Resources {

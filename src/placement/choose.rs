@@ -1,6 +1,6 @@
 //! Choices on the index: which host, which of some, which if something left, and why.
 
-use super::account::Explanation;
+use super::account::{Chosen, Explanation, NamedHost};
 use super::explain::FlavorSize;
 use super::host::Request;
 use super::index::{ClassRow, Index, NoFit, number};
@@ -86,6 +86,22 @@ impl Index {
     /// Accounts for what [`Index::place`] would choose now. Changes nothing.
     pub fn explain(&self, request: &Request, cursor: &RoundRobin) -> Explanation {
         self.explain_among(request, cursor, &[])
+    }
+
+    /// The same for one that takes the slot of a reservation on this host, or finds none; `summary` says which.
+    pub fn explain_slot(
+        &self,
+        request: &Request,
+        host: Option<HostId>,
+        summary: String,
+    ) -> Explanation {
+        let chosen = host.and_then(|id| self.host(id)).map(|host| Chosen {
+            free_after: host.limit.saturating_sub(host.used),
+            host: Some(NamedHost { id: host.id, name: host.name }),
+            score: None,
+        });
+        let plain = self.explain(request, &RoundRobin::default());
+        Explanation { summary, chosen, would_fit_if: Vec::new(), ..plain }
     }
 
     /// The same, and which of these flavors would fit instead where none does.

@@ -263,7 +263,9 @@ fn remedies(
     }
     changes.extend(others.into_values());
     // Where waiting does not help and nothing smaller does.
-    if !classes.iter().any(|class| class.could_take(request)) {
+    // For a group that is to stay together, a host more is not where it is.
+    let together = request.together.is_some() || request.together_zones.is_some();
+    if !together && !classes.iter().any(|class| class.could_take(request)) {
         changes.truncate(MAX_LIST - 1);
         changes.push(WouldFit::HostAdded { size: request.need });
     }

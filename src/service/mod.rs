@@ -32,7 +32,7 @@ pub mod users;
 mod write;
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::TimeDelta;
 use sqlx::PgPool;
@@ -47,6 +47,7 @@ use crate::domain::clock::{Clock, Time};
 use crate::domain::compared::Compared;
 use crate::domain::error::Result;
 use crate::hypervisor::Hosts;
+use crate::placement::RoundRobin;
 use crate::store;
 use crate::store::changes::Changes;
 use limits::Limits;
@@ -62,6 +63,7 @@ struct Inner {
     beats: Beats,
     auth: auth::Auth,
     started: Time,
+    round_robin: Mutex<RoundRobin>,
 }
 
 pub struct Parts {
@@ -85,7 +87,8 @@ impl App {
         let rates = rates::Rates::new(&parts.config, &parts.clock);
         let auth = auth::Auth::new(&parts.config, &parts.clock);
         let started = parts.clock.now();
-        Self(Arc::new(Inner { parts, limits, rates, beats: Beats::default(), auth, started }))
+        let (beats, round_robin) = (Beats::default(), Mutex::default());
+        Self(Arc::new(Inner { parts, limits, rates, beats, auth, started, round_robin }))
     }
 
     /// How much this process works on at a time.
@@ -101,6 +104,11 @@ impl App {
     /// The loops of this process: each registers and says that it lives, or `/readyz` names it.
     pub fn beats(&self) -> &Beats {
         &self.0.beats
+    }
+
+    /// Where round robin stands, for those who are placed by their own request.
+    fn round_robin(&self) -> MutexGuard<'_, RoundRobin> {
+        self.0.round_robin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When this process began to serve.

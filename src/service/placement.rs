@@ -1,5 +1,7 @@
 //! Placement asked by a request: what would be chosen now and what would do otherwise, and a claim for who does not wait.
 
+mod line;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -15,20 +17,16 @@ use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_M
 use crate::domain::host::check_zone;
 use crate::domain::id::{GroupId, HostId, TenantId};
 use crate::domain::instance::{Size, Unplaced};
-use crate::domain::page::{LIMIT_MAX, Page};
 use crate::domain::policy::Policy;
 use crate::domain::text::Name;
-use crate::placement::{
-    self, Explanation, FlavorSize, Index, KEPT, NO_SLOT, Request, Resources, RoundRobin, WouldFit,
-};
+use crate::placement::{self, Explanation, Index, KEPT, Kept, Request, RoundRobin, WouldFit};
 use crate::store;
-use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
+use crate::store::reservations::Slot;
+use line::Line;
 
 /// How often a claim is tried on another host when others take the room between look and claim.
 const TRIES: usize = 8;
-/// Those first in the queue have their hosts kept.
-const FIRST: i64 = 64;
 
 /// What placement is asked about: a flavor, or a size of its own.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -146,7 +144,7 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         None => None,
     };
     let who = asked(tenant, query, flavor.as_ref(), group_id);
-    let mut placement = explain(app, &mut conn, &who).await?;
+    let mut placement = explain(app, caller, &mut conn, &who).await?;
     let over = over_quota(&mut conn, tenant, &who).await?;
     let fits = placement.chosen.is_some() && over.is_empty();
     // Where a host has room and one quota is in the way, that alone would do; else it is said beside the rest.
@@ -156,9 +154,6 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     {
         placement.would_fit_if = vec![WouldFit::QuotaRaised { quota: quota.into(), to }];
         placement.summarise();
-    }
-    if !caller.admin {
-        placement = placement.redacted();
     }
     for (quota, to) in over.iter().filter(|_| !alone) {
         let too = format!("; the quota of {quota} is in the way, too: it would have to be {to}");
@@ -212,16 +207,46 @@ async fn over_quota(
     Ok(quota.over(&used, &adding))
 }
 
-/// Placement's account of an instance, with hosts' names.
-pub async fn explain(app: &App, conn: &mut PgConnection, who: &Unplaced) -> Result<Explanation> {
-    let index = index(app, conn).await?;
-    let members = members(conn, who).await?;
-    let wishes = wishes(app, who, members.as_ref(), &index)?;
+/// Placement's account of an instance, as the caller may see it: what would come of it now, those who wait already served first.
+pub async fn explain(
+    app: &App,
+    caller: &Caller,
+    conn: &mut PgConnection,
+    who: &Unplaced,
+) -> Result<Explanation> {
+    let seen = |explanation: Explanation| {
+        if caller.admin { explanation } else { explanation.redacted() }
+    };
+    let (mut index, mut line) = (index(app, conn).await?, Line::read(conn, who).await?);
+    let wishes = line.wishes(app, who, &index)?;
+    // Where none fits, what asks for the least lacks what is lacking.
+    let least = &wishes[wishes.len() - 1];
+    if let Some(id) = who.reservation_id {
+        let free = store::reservations::free(conn, id).await?;
+        let slot = admitted(&index, &wishes, &free);
+        let summary = match slot {
+            Some(_) => format!("it takes one of the {} free slots of its reservation", free.len()),
+            None => placement::no_slot(free.len()),
+        };
+        let host = slot.map(|slot| slot.host_id);
+        let explanation = seen(index.explain_slot(least, host, String::new()));
+        return Ok(Explanation { summary, ..explanation });
+    }
     let cursor = RoundRobin::default();
     let fitting = wishes.iter().find(|wish| index.place(wish, &mut cursor.clone()).is_ok());
-    let flavors = if fitting.is_some() { Vec::new() } else { sizes(conn).await? };
-    // Where none fits, the most wanted tells the most.
-    Ok(index.explain_among(fitting.unwrap_or(&wishes[0]), &cursor, &flavors))
+    let flavors = match fitting {
+        Some(_) => Vec::new(),
+        None => placement::sizes(store::flavors::first(conn).await?)?,
+    };
+    let mut explanation = seen(index.explain_among(fitting.unwrap_or(least), &cursor, &flavors));
+    if fitting.is_some() {
+        let mut kept = line.serve(app, &mut index)?;
+        if kept.serve(&mut index, &mut cursor.clone(), wishes, who.tenant_id, false).is_err() {
+            explanation.chosen = None;
+            KEPT.clone_into(&mut explanation.summary);
+        }
+    }
+    Ok(explanation)
 }
 
 /// Gives an instance that was just recorded a host and the claim there, in its own transaction.
@@ -229,38 +254,54 @@ pub async fn explain(app: &App, conn: &mut PgConnection, who: &Unplaced) -> Resu
 /// # Errors
 /// `NoCapacity` where no host has room, or only one that is kept for those who wait already.
 pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced) -> Result<()> {
-    let mut index = index(app, write.conn()).await?;
-    let members = members(write.conn(), who).await?;
-    let mut wishes = wishes(app, who, members.as_ref(), &index)?;
-    let slots = match who.reservation_id {
-        Some(id) => {
-            let free = store::reservations::hold_free(write.conn(), &[id], LIMIT_MAX).await?;
-            Some(free.into_values().next().unwrap_or_default())
-        }
+    let (mut index, mut line) =
+        (index(app, write.conn()).await?, Line::read(write.conn(), who).await?);
+    let mut wishes = line.wishes(app, who, &index)?;
+    let least = wishes[wishes.len() - 1].clone();
+    let refused = |explanation: Explanation, detail: Option<String>| {
+        let explanation = if caller.admin { explanation } else { explanation.redacted() };
+        let kept = explanation.chosen.as_ref().map(|_| KEPT.to_owned());
+        let detail = detail.or(kept).unwrap_or_else(|| explanation.summary.clone());
+        Error::NoCapacity { detail, explanation: json!(explanation) }
+    };
+    let mut slots = match who.reservation_id {
+        Some(id) => Some(store::reservations::wait_for_free(write.conn(), id).await?),
         None => None,
     };
-    let plain = wishes[0].clone();
-    let refused = |index: &Index, summary: Option<&str>| {
-        let explanation = index.explain(&plain, &RoundRobin::default());
-        let kept = explanation.chosen.as_ref().map(|_| KEPT);
-        let explanation = if caller.admin { explanation } else { explanation.redacted() };
-        Error::NoCapacity {
-            detail: summary.or(kept).unwrap_or(&explanation.summary).to_owned(),
-            explanation: json!(explanation),
-        }
-    };
+    let mut kept = Kept::default();
     if slots.is_none() {
-        serve_the_queue(app, write.conn(), &mut index, &mut wishes).await?;
+        let unserved = index.clone();
+        kept = line.serve(app, &mut index)?;
+        let found = kept.clone().serve(
+            &mut index.clone(),
+            &mut RoundRobin::default(),
+            wishes.clone(),
+            who.tenant_id,
+            false,
+        );
+        if found.is_err() {
+            let flavors = placement::sizes(store::flavors::first(write.conn()).await?)?;
+            let explanation = unserved.explain_among(&least, &RoundRobin::default(), &flavors);
+            return Err(refused(explanation, None));
+        }
     }
     for _ in 0..TRIES {
-        let (host, slot) = if let Some(free) = &slots {
-            let on: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
-            let at = wishes.iter().find_map(|wish| index.first_admitted(wish, &on));
-            let at = at.ok_or_else(|| refused(&index, Some(NO_SLOT)))?;
-            (free[at].host_id, Some(free[at].id))
+        let (host, slot) = if let Some(free) = &mut slots {
+            let Some(slot) = admitted(&index, &wishes, free).cloned() else {
+                let detail = placement::no_slot(free.len());
+                let explanation = index.explain_slot(&least, None, detail.clone());
+                return Err(refused(explanation, Some(detail)));
+            };
+            free.retain(|other| other.id != slot.id);
+            (slot.host_id, Some(slot.id))
         } else {
-            let found = index.place_first(&wishes, &mut RoundRobin::default());
-            (found.map_err(|placement::NoFit| refused(&index, None))?, None)
+            let mut cursor = *app.round_robin();
+            let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
+            *app.round_robin() = cursor;
+            let found = found.map_err(|placement::NoFit| {
+                refused(index.explain(&least, &RoundRobin::default()), None)
+            });
+            (found?, None)
         };
         let claim = Claim::of(who, host, slot);
         let now = write.now;
@@ -274,48 +315,17 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             wish.exclude.insert(host);
         }
     }
-    Err(refused(&index, None))
+    Err(refused(index.explain(&least, &RoundRobin::default()), None))
 }
 
-/// Those who wait come first: the room that they would be given, and the hosts that are kept for them, are not for this one.
-async fn serve_the_queue(
-    app: &App,
-    conn: &mut PgConnection,
-    index: &mut Index,
-    wishes: &mut [Request],
-) -> Result<()> {
-    for other in store::queue::waiting(conn, &[], FIRST).await? {
-        let request = placement::request(&other, policy(app))?;
-        if index.claim(&request, &mut RoundRobin::default()).is_err()
-            && let Some(host) = index.would_take(&request)
-        {
-            for wish in wishes.iter_mut() {
-                wish.exclude.insert(host);
-            }
-        }
-    }
-    Ok(())
+/// The first of these slots that one of the wishes may have.
+fn admitted<'a>(index: &Index, wishes: &[Request], free: &'a [Slot]) -> Option<&'a Slot> {
+    let hosts: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
+    wishes.iter().find_map(|wish| index.first_admitted(wish, &hosts)).map(|at| &free[at])
 }
 
 fn policy(app: &App) -> Policy {
     app.config.placement_policy.parse().unwrap_or_default()
-}
-
-fn wishes(
-    app: &App,
-    who: &Unplaced,
-    members: Option<&Members>,
-    index: &Index,
-) -> Result<Vec<Request>> {
-    let members = members.map(|members| (&members.group, &members.on_hosts));
-    placement::wishes(who, policy(app), members, None, index)
-}
-
-async fn members(conn: &mut PgConnection, who: &Unplaced) -> Result<Option<Members>> {
-    match who.group_id {
-        Some(id) => Ok(store::groups::hold(conn, &[id]).await?.remove(&id)),
-        None => Ok(None),
-    }
 }
 
 /// The index of all hosts as they may be placed on.
@@ -323,16 +333,6 @@ async fn index(app: &App, conn: &mut PgConnection) -> Result<Index> {
     let hosts = store::fleet::all(conn).await?.into_iter();
     let hosts: Vec<_> = hosts.map(|host| app.compared.open(host)).collect();
     Ok(placement::index(&hosts))
-}
-
-async fn sizes(conn: &mut PgConnection) -> Result<Vec<FlavorSize>> {
-    let page = Page { limit: LIMIT_MAX, after: Uuid::nil() };
-    let size = |flavor: Flavor| {
-        let need = Resources::from_signed(flavor.vcpus.into(), flavor.memory_mib, flavor.disk_gib)?;
-        let traits = flavor.traits.into_iter().collect();
-        Ok(FlavorSize { name: flavor.name.to_string(), need, traits })
-    };
-    store::flavors::list(conn, &page, None).await?.into_iter().map(size).collect()
 }
 
 /// Hosts for so many of one size, as one that is named twice takes two.
@@ -350,14 +350,21 @@ pub(super) async fn spread_over(
     let request = placement::request(who, policy(app))?;
     let mut cursor = RoundRobin::default();
     let mut chosen = Vec::new();
+    let mut line = Line::read(conn, who).await?;
+    let mut kept = line.serve(app, &mut index)?;
     for _ in 0..count {
-        let Ok(host) = index.claim(&request, &mut cursor) else {
+        let wishes = vec![request.clone()];
+        let found = kept.serve(&mut index, &mut cursor, wishes, who.tenant_id, false);
+        let Ok(host) = found else {
             let explanation = index.explain(&request, &cursor);
             let explanation = if caller.admin { explanation } else { explanation.redacted() };
+            let next = match &explanation.chosen {
+                Some(_) => "what a host has is kept for instances that wait",
+                None => &explanation.summary,
+            };
             let detail = format!(
-                "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {}",
+                "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {next}",
                 chosen.len(),
-                explanation.summary
             );
             return Err(Error::NoCapacity { detail, explanation: json!(explanation) });
         };

@@ -1,12 +1,13 @@
 //! Flavors in the database.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::flavor::{Flavor, NewFlavor};
 use crate::domain::id::FlavorId;
-use crate::domain::page::Page;
+use crate::domain::page::{LIMIT_MAX, Page};
 use crate::domain::text::Name;
 
 pub async fn insert(
@@ -38,6 +39,11 @@ pub async fn get(conn: &mut PgConnection, id: FlavorId) -> Result<Option<Flavor>
     let flavor =
         sqlx::query_as("select * from flavors where id = $1").bind(id).fetch_optional(conn).await?;
     Ok(flavor)
+}
+
+/// As many as a page has at most.
+pub async fn first(conn: &mut PgConnection) -> Result<Vec<Flavor>> {
+    list(conn, &Page { limit: LIMIT_MAX, after: Uuid::nil() }, None).await
 }
 
 /// Flavors are named in scripts: by id or by name.

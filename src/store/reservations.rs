@@ -227,9 +227,6 @@ pub struct Slot {
     pub id: Uuid,
     pub reservation_id: ReservationId,
     pub host_id: HostId,
-    pub vcpus: i64,
-    pub memory_mib: i64,
-    pub disk_gib: i64,
 }
 
 /// Locks up to `limit` free slots of each of these reservations until the transaction ends; those that somebody else is
@@ -242,7 +239,7 @@ pub async fn hold_free(
     let mut free: BTreeMap<_, Vec<Slot>> = BTreeMap::new();
     for id in ids {
         let slots = sqlx::query_as(
-            "select id, reservation_id, host_id, vcpus, memory_mib, disk_gib from reservation_slots
+            "select id, reservation_id, host_id from reservation_slots
              where reservation_id = $1 and incarnation_id is null order by id limit $2 for update skip locked",
         )
         .bind(id)
@@ -252,4 +249,28 @@ pub async fn hold_free(
         free.insert(*id, slots);
     }
     Ok(free)
+}
+
+/// Locks all free slots, after whoever has some of them: a placer locks more than it takes.
+pub async fn wait_for_free(conn: &mut PgConnection, id: ReservationId) -> Result<Vec<Slot>> {
+    let slots = sqlx::query_as(
+        "select id, reservation_id, host_id from reservation_slots
+         where reservation_id = $1 and incarnation_id is null order by id for update",
+    )
+    .bind(id)
+    .fetch_all(conn)
+    .await?;
+    Ok(slots)
+}
+
+/// The free slots, as they are at this moment.
+pub async fn free(conn: &mut PgConnection, id: ReservationId) -> Result<Vec<Slot>> {
+    let slots = sqlx::query_as(
+        "select id, reservation_id, host_id from reservation_slots
+         where reservation_id = $1 and incarnation_id is null order by id",
+    )
+    .bind(id)
+    .fetch_all(conn)
+    .await?;
+    Ok(slots)
 }

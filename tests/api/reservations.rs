@@ -130,3 +130,120 @@ async fn a_reservation_is_whole_or_not_at_all_is_counted_and_is_its_tenants_own(
     };
     assert_eq!(once().await, once().await);
 }
+
+/// Deletes it, and waits until it is gone.
+async fn delete(api: &Api, instance: &Value) {
+    api.member.delete(&format!("{}?wait=deleted&timeout=30", path(instance))).await.expect(202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_there_for_its_next_instance_whatever_was_in_it_before() {
+    let api = cloud(0).await;
+    api.member.post("/v1/reservations", &new(3)).await.expect(201);
+    let small = make(&api.member, "small", "c1", json!({"reservation": "nightly"})).await;
+    runs(&api.member, &small).await;
+    // What the slot has beside it is nobody else's.
+    let other = make(&api.stranger, "other", "c16", json!({})).await;
+    runs(&api.stranger, &other).await;
+    let more = make(&api.stranger, "more", "c8", json!({})).await;
+    waits(&api.stranger, &more).await;
+    delete(&api, &small).await;
+    for name in ["a", "b", "c"] {
+        let inside = make(&api.member, name, "c16", json!({"reservation": "nightly"})).await;
+        runs(&api.member, &inside).await;
+    }
+    assert_eq!(used(&api).await, 64, "as much as there is");
+    sound(&api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dry_run_says_of_a_slot_is_what_comes_of_it() {
+    let api = cloud(0).await;
+    api.member.post("/v1/reservations", &new(3)).await.expect(201);
+    let plain = make(&api.member, "plain", "c16", json!({})).await;
+    runs(&api.member, &plain).await;
+    let inside = json!({"name": "x", "image": "tiny", "flavor": "c16", "reservation": "nightly"});
+    let dry = async || api.member.post("/v1/instances?dry_run=true", &inside).await.expect(200);
+    // The host is full, and the slot is not.
+    let plan = dry().await;
+    assert_eq!(plan["fits"], true, "{plan:#}");
+    assert!(plan["placement"]["summary"].as_str().unwrap().contains("3 free slots"), "{plan:#}");
+    for name in ["a", "b", "c"] {
+        let one = make(&api.member, name, "c16", json!({"reservation": "nightly"})).await;
+        runs(&api.member, &one).await;
+    }
+    delete(&api, &plain).await;
+    // The host has room, and the reservation has none.
+    let plan = dry().await;
+    assert_eq!(plan["fits"], false, "{plan:#}");
+    let summary = plan["placement"]["summary"].as_str().unwrap();
+    assert!(summary.contains("no free slot"), "{plan:#}");
+    let waiting = make(&api.member, "d", "c16", json!({"reservation": "nightly"})).await;
+    assert_eq!(waits(&api.member, &waiting).await["reason"], summary);
+    // Who waits for a slot takes no room from who asks for none.
+    let mut now = json!({"name": "y", "image": "tiny", "flavor": "c16"});
+    now["on_no_capacity"] = json!("fail");
+    let now = api.member.post("/v1/instances", &now).await.expect(202);
+    runs(&api.member, &now).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_who_waits_is_had_by_no_reservation_and_a_dry_run_says_so() {
+    let api = cloud(0).await;
+    let first = make(&api.member, "first", "c48", json!({})).await;
+    runs(&api.member, &first).await;
+    let big = make(&api.member, "big", "c64", json!({})).await;
+    waits(&api.member, &big).await;
+    let small = json!({"name": "x", "image": "tiny", "flavor": "c1"});
+    let plan = api.stranger.post("/v1/placement/explain", &json!({"flavor": "c1"})).await;
+    let plan = plan.expect(200);
+    assert_eq!(plan["fits"], false, "{plan:#}");
+    assert!(plan["placement"]["summary"].as_str().unwrap().contains("kept"), "{plan:#}");
+    let plan = api.member.post("/v1/instances?dry_run=true", &small).await.expect(200);
+    assert_eq!(plan["fits"], false, "{plan:#}");
+    let refused = api.member.post("/v1/reservations", &new(1)).await.problem(409, "no-capacity");
+    assert!(refused["detail"].as_str().unwrap().contains("kept for instances"), "{refused:#}");
+    delete(&api, &first).await;
+    runs(&api.member, &big).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_slots_are_had_at_once_by_those_who_wait_and_those_who_do_not() {
+    let api = cloud(0).await;
+    let held = json!({"name": "many", "flavor": "c1", "slots": 24, "expires_at": end(3600)});
+    api.member.post("/v1/reservations", &held).await.expect(201);
+    let creates = (0..24).map(|n| {
+        let mut one = json!({"name": format!("n-{n}"), "image": "tiny", "flavor": "c1", "reservation": "many", "networks": []});
+        if n % 2 == 0 {
+            one["on_no_capacity"] = json!("fail");
+        }
+        let client = api.member.clone();
+        async move { client.post("/v1/instances", &one).await.expect(202) }
+    });
+    for made in futures_util::future::join_all(creates).await {
+        runs(&api.member, &made).await;
+    }
+    assert_eq!(used(&api).await, 24);
+    sound(&api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_group_is_told_what_it_lacks_and_keeps_a_host_as_others_do() {
+    let api = cloud(0).await;
+    let group = json!({"name": "spread", "rule": "anti_affinity", "hard": false});
+    api.member.post("/v1/groups", &group).await.expect(201);
+    let first = make(&api.member, "first", "c48", json!({"group": "spread"})).await;
+    runs(&api.member, &first).await;
+    let second = make(&api.member, "second", "c48", json!({"group": "spread"})).await;
+    let waiting = waits(&api.member, &second).await;
+    let reason = waiting["reason"].as_str().unwrap();
+    assert!(reason.contains("lacks 32 vCPU") && !reason.contains("even when empty"), "{reason}");
+    // A smaller flavor is named, as in a dry run.
+    let fit = waiting["queue"]["would_fit_if"].to_string();
+    assert!(fit.contains("c16"), "{fit}");
+    let behind = make(&api.stranger, "behind", "c1", json!({})).await;
+    waits(&api.stranger, &behind).await;
+    delete(&api, &first).await;
+    runs(&api.member, &second).await;
+    runs(&api.stranger, &behind).await;
+}

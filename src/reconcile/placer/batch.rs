@@ -15,7 +15,7 @@ use crate::domain::event::{Actor, NewEvent, Outcome};
 use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
 use crate::domain::instance::Unplaced;
 use crate::domain::queue::size;
-use crate::placement::{self, KEPT, NO_SLOT, Policy, Request, Stay};
+use crate::placement::{self, FlavorSize, KEPT, Kept, Policy, Request, Stay};
 use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
 use crate::store::queue::Refused;
@@ -29,8 +29,6 @@ const ROUNDS: usize = 8;
 /// others for no longer.
 const TURN_LOOKS: usize = 200;
 const TURN_PAUSE: Duration = Duration::from_millis(5);
-/// Most hosts that are kept for those who wait and find none with room.
-const HOLDS: usize = 16;
 /// Most different requests whose refusal is explained anew in one batch.
 const ACCOUNTS: usize = 64;
 
@@ -93,8 +91,7 @@ async fn round(
         default: ctx.config.placement_policy.parse().unwrap_or(Policy::BestFit),
         hold: TimeDelta::from_std(ctx.config.queue_hold).unwrap_or(TimeDelta::MAX),
         now,
-        kept: BTreeSet::new(),
-        accounts: Vec::new(),
+        kept: Kept::default(),
     };
     let mut claims = Vec::new();
     let mut refused = Vec::new();
@@ -105,14 +102,13 @@ async fn round(
         match decide.one(who, stay)? {
             Choice::Host(host, slot) => claims.push((Uuid::new_v4(), Claim::of(who, host, slot))),
             // Those that only wait along are told when they are looked at themselves.
-            Choice::None { .. } if who.queue_tag.is_some() && !mine.contains(&who.id) => {
+            _ if who.queue_tag.is_some() && !mine.contains(&who.id) => {
                 refused.push((who, tag, None));
             }
-            Choice::None { summary, would_fit_if } => {
-                refused.push((who, tag, Some((summary, would_fit_if))));
-            }
+            none => refused.push((who, tag, Some(none))),
         }
     }
+    let refused = accounts(&mut tx, decide.room, refused).await?;
     let (round, whole) = Box::pin(write(ctx, tx, &waiting, claims, refused, &mine, now)).await?;
     if whole {
         room.keep(moment);
@@ -143,7 +139,54 @@ async fn in_turn(tx: &mut store::Tx, waiting: &mut Vec<Unplaced>) -> Result<Vec<
 
 enum Choice {
     Host(HostId, Option<Uuid>),
-    None { summary: String, would_fit_if: Value },
+    /// No host has room for it.
+    NoHost(Box<Request>),
+    /// Its reservation has no slot for it, of which so many are free.
+    NoSlot(usize),
+}
+
+type Refusals<'a, Why> = Vec<(&'a Unplaced, f64, Option<Why>)>;
+
+/// Why each found none, and what would do; the same for equal requests of a batch.
+async fn accounts<'a>(
+    tx: &mut store::Tx,
+    room: &Room,
+    refused: Refusals<'a, Choice>,
+) -> Result<Refusals<'a, (String, Value)>> {
+    let mut flavors: Option<Vec<FlavorSize>> = None;
+    let mut known: Vec<(Request, String, Value)> = Vec::new();
+    let mut told = Vec::with_capacity(refused.len());
+    for (who, tag, choice) in refused {
+        let why = match choice {
+            Some(Choice::NoHost(request)) => {
+                let same = known.iter().find(|(of, ..)| *of == *request);
+                if let Some((_, summary, fit)) = same {
+                    Some((summary.clone(), fit.clone()))
+                } else {
+                    if flavors.is_none() {
+                        flavors = Some(placement::sizes(store::flavors::first(tx).await?)?);
+                    }
+                    let flavors = flavors.as_deref().unwrap_or_default();
+                    let (summary, fit) = account(room, &request, flavors);
+                    if known.len() < ACCOUNTS {
+                        known.push((*request, summary.clone(), fit.clone()));
+                    }
+                    Some((summary, fit))
+                }
+            }
+            Some(Choice::NoSlot(free)) => Some((placement::no_slot(free), json!([]))),
+            Some(Choice::Host(..)) | None => None,
+        };
+        told.push((who, tag, why));
+    }
+    Ok(told)
+}
+
+fn account(room: &Room, request: &Request, flavors: &[FlavorSize]) -> (String, Value) {
+    let explanation = room.index.explain_among(request, &room.cursor, flavors).redacted();
+    let fit = json!(explanation.would_fit_if);
+    let kept = explanation.chosen.is_some();
+    (if kept { KEPT.to_owned() } else { explanation.summary }, fit)
 }
 
 /// The decisions of a batch, each on what the ones before it left.
@@ -154,9 +197,7 @@ struct Decide<'a> {
     default: Policy,
     hold: TimeDelta,
     now: Time,
-    /// Hosts that are kept for those who came before and found no room.
-    kept: BTreeSet<HostId>,
-    accounts: Vec<(Request, String, Value)>,
+    kept: Kept,
 }
 
 impl Decide<'_> {
@@ -176,25 +217,16 @@ impl Decide<'_> {
         Ok(choice)
     }
 
-    fn on_host(&mut self, who: &Unplaced, mut wishes: Vec<Request>) -> Choice {
-        let plain = wishes[0].clone();
-        for wish in &mut wishes {
-            wish.exclude.extend(&self.kept);
-        }
-        let Room { index, cursor, .. } = &mut *self.room;
-        if let Ok(host) = index.claim_first(&wishes, cursor) {
-            return Choice::Host(host, None);
-        }
-        // What comes free on the host that lacks the least is for this one, and not for those behind it: else a big one waits
-        // for ever while small ones come and go. But not for ever, either.
+    fn on_host(&mut self, who: &Unplaced, wishes: Vec<Request>) -> Choice {
+        // Of a soft group's wishes the last: it asks for the least, and what it lacks is what is lacking.
+        let least = wishes[wishes.len() - 1].clone();
+        // Not for ever: else who can never be served stops all.
         let patient = who.queued_at.is_none_or(|since| self.now - since < self.hold);
-        if patient
-            && self.kept.len() < HOLDS
-            && let Some(host) = self.room.index.would_take(&wishes[0])
-        {
-            self.kept.insert(host);
+        let Room { index, cursor, .. } = &mut *self.room;
+        match self.kept.serve(index, cursor, wishes, who.tenant_id, patient) {
+            Ok(host) => Choice::Host(host, None),
+            Err(placement::NoFit) => Choice::NoHost(Box::new(least)),
         }
-        self.account(plain)
     }
 
     /// A slot of its reservation on a host that its group allows.
@@ -203,33 +235,12 @@ impl Decide<'_> {
         let index = &self.room.index;
         let hosts: Vec<_> = free.iter().map(|slot| slot.host_id).collect();
         let Some(at) = wishes.iter().find_map(|wish| index.first_admitted(wish, &hosts)) else {
-            return Choice::None { summary: NO_SLOT.into(), would_fit_if: json!([]) };
+            return Choice::NoSlot(free.len());
         };
         let slot = free.swap_remove(at);
         Choice::Host(slot.host_id, Some(slot.id))
     }
-
-    /// Why none was found, and what would do; the same for equal requests of a batch.
-    fn account(&mut self, request: Request) -> Choice {
-        let known = self.accounts.iter().find(|(known, ..)| *known == request);
-        let (summary, would_fit_if) = match known {
-            Some((_, summary, fit)) => (summary.clone(), fit.clone()),
-            None => {
-                let explanation = self.room.index.explain(&request, &self.room.cursor).redacted();
-                let kept = explanation.chosen.is_some();
-                let fit = json!(explanation.would_fit_if);
-                let summary = if kept { KEPT.to_owned() } else { explanation.summary };
-                if self.accounts.len() < ACCOUNTS {
-                    self.accounts.push((request, summary.clone(), fit.clone()));
-                }
-                (summary, fit)
-            }
-        };
-        Choice::None { summary, would_fit_if }
-    }
 }
-
-type Why = Option<(String, Value)>;
 
 /// What was decided is claimed; those that another placer has locked, or whose room is gone, are left to another round. Gives, too,
 /// whether all that was decided was claimed.
@@ -238,7 +249,7 @@ async fn write(
     mut tx: store::Tx,
     waiting: &[Unplaced],
     mut claims: Vec<(Uuid, Claim)>,
-    refused: Vec<(&Unplaced, f64, Why)>,
+    refused: Refusals<'_, (String, Value)>,
     mine: &HashSet<InstanceId>,
     now: Time,
 ) -> Result<(Round, bool)> {

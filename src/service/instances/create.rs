@@ -64,10 +64,7 @@ pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan>
         Begin::Fresh(write) => write,
     };
     let (instance, who) = insert(app, &caller, &mut write, new, &checked).await?;
-    let mut placement = service::placement::explain(app, write.conn(), &who).await?;
-    if !caller.admin {
-        placement = placement.redacted();
-    }
+    let placement = service::placement::explain(app, &caller, write.conn(), &who).await?;
     // Dropping the write takes everything back.
     Ok(Plan { fits: placement.chosen.is_some(), instance, placement })
 }

@@ -1,0 +1,61 @@
+//! The queue as a request that does not wait in it meets it: those who wait come first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::TimeDelta;
+use sqlx::PgConnection;
+
+use super::policy;
+use crate::domain::error::Result;
+use crate::domain::id::GroupId;
+use crate::domain::instance::Unplaced;
+use crate::placement::{self, Index, Kept, Request, RoundRobin};
+use crate::service::App;
+use crate::store;
+use crate::store::groups::Members;
+
+/// Those first in the queue come first, as many as the placer takes at once.
+const FIRST: i64 = 1000;
+
+/// Those who wait already and come first, with the groups of all.
+pub struct Line {
+    waiting: Vec<Unplaced>,
+    groups: BTreeMap<GroupId, Members>,
+}
+
+impl Line {
+    /// Locks the groups, its own too, in the order in which the placer does.
+    pub async fn read(conn: &mut PgConnection, who: &Unplaced) -> Result<Self> {
+        let mut waiting = store::queue::waiting(conn, &[], FIRST).await?;
+        // Who has a reservation takes nothing from others.
+        waiting.retain(|other| other.reservation_id.is_none() && other.id != who.id);
+        let all = waiting.iter().chain([who]).filter_map(|one| one.group_id);
+        let groups: Vec<_> = all.collect::<BTreeSet<_>>().into_iter().collect();
+        let groups = store::groups::hold(conn, &groups).await?;
+        Ok(Self { waiting, groups })
+    }
+
+    pub fn wishes(&self, app: &App, who: &Unplaced, index: &Index) -> Result<Vec<Request>> {
+        let members = who.group_id.and_then(|id| self.groups.get(&id));
+        let members = members.map(|members| (&members.group, &members.on_hosts));
+        placement::wishes(who, policy(app), members, None, index)
+    }
+
+    /// Gives them their room in the index; gives the hosts that are kept for those who find none.
+    pub fn serve(&mut self, app: &App, index: &mut Index) -> Result<Kept> {
+        let (mut kept, mut cursor) = (Kept::default(), RoundRobin::default());
+        let hold = TimeDelta::from_std(app.config.queue_hold).unwrap_or(TimeDelta::MAX);
+        let now = app.clock.now();
+        for other in &self.waiting {
+            let wishes = self.wishes(app, other, index)?;
+            let patient = other.queued_at.is_none_or(|since| now - since < hold);
+            let found = kept.serve(index, &mut cursor, wishes, other.tenant_id, patient);
+            if let (Ok(host), Some(members)) =
+                (found, other.group_id.and_then(|id| self.groups.get_mut(&id)))
+            {
+                *members.on_hosts.entry(host).or_default() += 1;
+            }
+        }
+        Ok(kept)
+    }
+}
