@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::proxy;
 use crate::domain::caller::Caller;
 use crate::domain::error::Error;
-use crate::service::limits::Slot;
+use crate::service::limits::ShareOfWaits;
 use crate::service::{self, App};
 
 /// A JSON body. Errors carry the JSON pointer of the field at fault.
@@ -140,7 +140,7 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let mut caller = service::auth::authenticate(app, bearer(&parts.headers)?).await?;
         app.rates().count(&caller)?;
-        if let Some(slot) = parts.extensions.get::<Slot>() {
+        if let Some(slot) = parts.extensions.get::<ShareOfWaits>() {
             slot.fill(app.limits().share_of_waits(&caller)?);
         }
         caller.request_id = request_id(&parts.headers);

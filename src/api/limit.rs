@@ -11,7 +11,7 @@ use super::event_stream;
 use super::problem::Problem;
 use crate::domain::error::Result;
 use crate::service::App;
-use crate::service::limits::{Permit, Slot};
+use crate::service::limits::{Permit, ShareOfWaits};
 
 /// What a request does with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub async fn limit(State(app): State<App>, mut request: Request, next: Next) -> 
         Err(error) => return Problem::from(error).into_response(),
     };
     // Until the answer: what the caller's tenant has of the waits.
-    let slot = Slot::default();
+    let slot = ShareOfWaits::default();
     if class == Class::Waiting {
         request.extensions_mut().insert(slot.clone());
     }

@@ -64,3 +64,20 @@ impl Caller {
         if self.admin { None } else { Some(self.tenant.unwrap_or(TenantId(uuid::Uuid::nil()))) }
     }
 }
+
+#[cfg(test)]
+impl Caller {
+    /// Somebody of the tenant with this number.
+    pub fn in_tenant(tenant: u128, admin: bool) -> Self {
+        Self {
+            user: UserId(uuid::Uuid::from_u128(1)),
+            user_name: "anne".into(),
+            tenant: Some(TenantId(uuid::Uuid::from_u128(tenant))),
+            role: None,
+            admin,
+            token: None,
+            request_id: String::new(),
+            idempotency_key: None,
+        }
+    }
+}

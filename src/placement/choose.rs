@@ -88,20 +88,15 @@ impl Index {
         self.explain_among(request, cursor, &[])
     }
 
-    /// The same for one that takes the slot of a reservation on this host, or finds none; `summary` says which.
-    pub fn explain_slot(
-        &self,
-        request: &Request,
-        host: Option<HostId>,
-        summary: String,
-    ) -> Explanation {
+    /// The same for one that takes the slot of a reservation on this host, or finds none.
+    pub fn explain_slot(&self, request: &Request, host: Option<HostId>) -> Explanation {
         let chosen = host.and_then(|id| self.host(id)).map(|host| Chosen {
-            free_after: host.limit.saturating_sub(host.used),
+            free_after: host.free(),
             host: Some(NamedHost { id: host.id, name: host.name }),
             score: None,
         });
         let plain = self.explain(request, &RoundRobin::default());
-        Explanation { summary, chosen, would_fit_if: Vec::new(), ..plain }
+        Explanation { chosen, would_fit_if: Vec::new(), ..plain }
     }
 
     /// The same, and which of these flavors would fit instead where none does.

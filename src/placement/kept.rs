@@ -18,10 +18,6 @@ pub struct Kept {
 }
 
 impl Kept {
-    pub fn hosts(&self) -> &BTreeSet<HostId> {
-        &self.hosts
-    }
-
     /// Takes the room that the first of these wishes finds which finds any, on hosts that are kept for nobody. Where none does, the
     /// host that lacks the least for the last one, which asks for the least, is kept for a `patient` one: else a big one waits
     /// for ever while small ones come and go.

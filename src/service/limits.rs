@@ -63,9 +63,9 @@ impl Drop for Share {
 
 /// Where a request that was counted before its caller was known keeps its tenant's share until it ends.
 #[derive(Debug, Clone, Default)]
-pub struct Slot(Arc<Mutex<Option<Share>>>);
+pub struct ShareOfWaits(Arc<Mutex<Option<Share>>>);
 
-impl Slot {
+impl ShareOfWaits {
     pub fn fill(&self, share: Option<Share>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = share;
     }
@@ -178,33 +178,19 @@ impl Counter {
 mod tests {
     use super::*;
     use crate::config::Flags;
-    use crate::domain::id::{TenantId, UserId};
-
-    fn caller(tenant: u128, admin: bool) -> Caller {
-        Caller {
-            user: UserId(Uuid::nil()),
-            user_name: "anne".into(),
-            tenant: Some(TenantId(Uuid::from_u128(tenant))),
-            role: None,
-            admin,
-            token: None,
-            request_id: String::new(),
-            idempotency_key: None,
-        }
-    }
 
     #[test]
     fn a_tenant_has_its_share_and_no_more_and_what_ends_is_given_back() {
         let flags = Flags::default().set("max_uploads", "5").set("tenant_share_percent", "50");
         let limits = Limits::new(&Config::load(&flags, []).unwrap());
-        let (one, other) = (caller(1, false), caller(2, false));
+        let (one, other) = (Caller::in_tenant(1, false), Caller::in_tenant(2, false));
         let held: Vec<_> = (0..3).map(|_| limits.upload(&one).unwrap()).collect();
         let refused = limits.upload(&one);
         let Err(Error::TooManyRequests { detail, .. }) = refused else { panic!("{refused:?}") };
         assert!(detail.contains("3 uploads") && detail.contains("share of 5"), "{detail}");
         assert_eq!(limits.in_use()[2], ("uploads", 3, 5), "what was refused holds nothing");
         let theirs = limits.upload(&other).unwrap();
-        let admins = limits.upload(&caller(1, true)).unwrap();
+        let admins = limits.upload(&Caller::in_tenant(1, true)).unwrap();
         assert!(matches!(limits.upload(&other), Err(Error::Unavailable { .. })));
         drop((held, theirs, admins));
         assert_eq!(limits.in_use()[2], ("uploads", 0, 5));

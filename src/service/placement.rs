@@ -214,9 +214,6 @@ pub async fn explain(
     conn: &mut PgConnection,
     who: &Unplaced,
 ) -> Result<Explanation> {
-    let seen = |explanation: Explanation| {
-        if caller.admin { explanation } else { explanation.redacted() }
-    };
     let (mut index, mut line) = (index(app, conn).await?, Line::read(conn, who).await?);
     let wishes = line.wishes(app, who, &index)?;
     // Where none fits, what asks for the least lacks what is lacking.
@@ -228,9 +225,8 @@ pub async fn explain(
             Some(_) => format!("it takes one of the {} free slots of its reservation", free.len()),
             None => placement::no_slot(free.len()),
         };
-        let host = slot.map(|slot| slot.host_id);
-        let explanation = seen(index.explain_slot(least, host, String::new()));
-        return Ok(Explanation { summary, ..explanation });
+        let explanation = index.explain_slot(least, slot.map(|slot| slot.host_id));
+        return Ok(Explanation { summary, ..seen(caller, explanation) });
     }
     let cursor = RoundRobin::default();
     let fitting = wishes.iter().find(|wish| index.place(wish, &mut cursor.clone()).is_ok());
@@ -238,15 +234,25 @@ pub async fn explain(
         Some(_) => Vec::new(),
         None => placement::sizes(store::flavors::first(conn).await?)?,
     };
-    let mut explanation = seen(index.explain_among(fitting.unwrap_or(least), &cursor, &flavors));
+    let explanation =
+        seen(caller, index.explain_among(fitting.unwrap_or(least), &cursor, &flavors));
     if fitting.is_some() {
         let mut kept = line.serve(app, &mut index)?;
         if kept.serve(&mut index, &mut cursor.clone(), wishes, who.tenant_id, false).is_err() {
-            explanation.chosen = None;
-            KEPT.clone_into(&mut explanation.summary);
+            return Ok(refused_by(explanation, KEPT));
         }
     }
     Ok(explanation)
+}
+
+/// As the caller may see it.
+fn seen(caller: &Caller, explanation: Explanation) -> Explanation {
+    if caller.admin { explanation } else { explanation.redacted() }
+}
+
+/// The account of one that is refused for another reason than hosts without room.
+fn refused_by(explanation: Explanation, why: impl Into<String>) -> Explanation {
+    Explanation { summary: why.into(), chosen: None, ..explanation }
 }
 
 /// Gives an instance that was just recorded a host and the claim there, in its own transaction.
@@ -258,51 +264,25 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         (index(app, write.conn()).await?, Line::read(write.conn(), who).await?);
     let mut wishes = line.wishes(app, who, &index)?;
     let least = wishes[wishes.len() - 1].clone();
-    let refused = |explanation: Explanation, detail: Option<String>| {
-        let explanation = if caller.admin { explanation } else { explanation.redacted() };
-        let kept = explanation.chosen.as_ref().map(|_| KEPT.to_owned());
-        let detail = detail.or(kept).unwrap_or_else(|| explanation.summary.clone());
-        Error::NoCapacity { detail, explanation: json!(explanation) }
-    };
     let mut slots = match who.reservation_id {
         Some(id) => Some(store::reservations::wait_for_free(write.conn(), id).await?),
         None => None,
     };
-    let mut kept = Kept::default();
-    if slots.is_none() {
-        let unserved = index.clone();
-        kept = line.serve(app, &mut index)?;
-        let found = kept.clone().serve(
-            &mut index.clone(),
-            &mut RoundRobin::default(),
-            wishes.clone(),
-            who.tenant_id,
-            false,
-        );
-        if found.is_err() {
-            let flavors = placement::sizes(store::flavors::first(write.conn()).await?)?;
-            let explanation = unserved.explain_among(&least, &RoundRobin::default(), &flavors);
-            return Err(refused(explanation, None));
-        }
-    }
+    // What a refusal tells of: the hosts as they are, without those who come first.
+    let hosts = index.clone();
+    let mut kept = if slots.is_none() { line.serve(app, &mut index)? } else { Kept::default() };
     for _ in 0..TRIES {
-        let (host, slot) = if let Some(free) = &mut slots {
-            let Some(slot) = admitted(&index, &wishes, free).cloned() else {
-                let detail = placement::no_slot(free.len());
-                let explanation = index.explain_slot(&least, None, detail.clone());
-                return Err(refused(explanation, Some(detail)));
-            };
-            free.retain(|other| other.id != slot.id);
-            (slot.host_id, Some(slot.id))
+        let found = if let Some(free) = &mut slots {
+            let slot = admitted(&index, &wishes, free).cloned();
+            free.retain(|other| slot.as_ref().is_none_or(|slot| slot.id != other.id));
+            slot.map(|slot| (slot.host_id, Some(slot.id)))
         } else {
             let mut cursor = *app.round_robin();
-            let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
+            let host = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
             *app.round_robin() = cursor;
-            let found = found.map_err(|placement::NoFit| {
-                refused(index.explain(&least, &RoundRobin::default()), None)
-            });
-            (found?, None)
+            host.ok().map(|host| (host, None))
         };
+        let Some((host, slot)) = found else { break };
         let claim = Claim::of(who, host, slot);
         let now = write.now;
         let made =
@@ -315,7 +295,23 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             wish.exclude.insert(host);
         }
     }
-    Err(refused(index.explain(&least, &RoundRobin::default()), None))
+    let explanation = if let Some(free) = &slots {
+        let explanation = seen(caller, hosts.explain_slot(&least, None));
+        refused_by(explanation, placement::no_slot(free.len()))
+    } else {
+        let flavors = placement::sizes(store::flavors::first(write.conn()).await?)?;
+        let cursor = RoundRobin::default();
+        let explanation = seen(caller, hosts.explain_among(&least, &cursor, &flavors));
+        match explanation.chosen {
+            Some(_) => refused_by(explanation, KEPT),
+            None => explanation,
+        }
+    };
+    Err(no_capacity(explanation.summary.clone(), &explanation))
+}
+
+fn no_capacity(detail: String, explanation: &Explanation) -> Error {
+    Error::NoCapacity { detail, explanation: json!(explanation) }
 }
 
 /// The first of these slots that one of the wishes may have.
@@ -356,8 +352,7 @@ pub(super) async fn spread_over(
         let wishes = vec![request.clone()];
         let found = kept.serve(&mut index, &mut cursor, wishes, who.tenant_id, false);
         let Ok(host) = found else {
-            let explanation = index.explain(&request, &cursor);
-            let explanation = if caller.admin { explanation } else { explanation.redacted() };
+            let explanation = seen(caller, index.explain(&request, &cursor));
             let next = match &explanation.chosen {
                 Some(_) => "what a host has is kept for instances that wait",
                 None => &explanation.summary,
@@ -366,7 +361,7 @@ pub(super) async fn spread_over(
                 "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {next}",
                 chosen.len(),
             );
-            return Err(Error::NoCapacity { detail, explanation: json!(explanation) });
+            return Err(no_capacity(detail, &explanation));
         };
         chosen.push(host);
     }

@@ -109,20 +109,6 @@ mod tests {
 
     use super::*;
     use crate::config::Flags;
-    use crate::domain::id::{TenantId, UserId};
-
-    fn caller(tenant: u128, admin: bool) -> Caller {
-        Caller {
-            user: UserId(Uuid::from_u128(1)),
-            user_name: "anne".into(),
-            tenant: Some(TenantId(Uuid::from_u128(tenant))),
-            role: None,
-            admin,
-            token: None,
-            request_id: String::new(),
-            idempotency_key: None,
-        }
-    }
 
     #[test]
     fn a_tenant_over_its_rate_waits_and_no_other_does() {
@@ -131,17 +117,17 @@ mod tests {
         let clock = Clock::manual(DateTime::from_timestamp_micros(1_800_000_000_000_000).unwrap());
         let rates = Rates::new(&config, &clock);
         for _ in 0..3 {
-            rates.count(&caller(1, false)).unwrap();
+            rates.count(&Caller::in_tenant(1, false)).unwrap();
         }
-        let refused = rates.count(&caller(1, false));
+        let refused = rates.count(&Caller::in_tenant(1, false));
         let Err(Error::TooManyRequests { retry_after, .. }) = refused else {
             panic!("{refused:?}")
         };
         assert_eq!(retry_after, Duration::from_secs(1));
-        rates.count(&caller(2, false)).unwrap();
-        rates.count(&caller(1, true)).unwrap();
+        rates.count(&Caller::in_tenant(2, false)).unwrap();
+        rates.count(&Caller::in_tenant(1, true)).unwrap();
         clock.advance(TimeDelta::seconds(1));
-        rates.count(&caller(1, false)).unwrap();
-        assert!(rates.count(&caller(1, false)).is_err());
+        rates.count(&Caller::in_tenant(1, false)).unwrap();
+        assert!(rates.count(&Caller::in_tenant(1, false)).is_err());
     }
 }

@@ -221,6 +221,16 @@ pub async fn over(conn: &mut PgConnection, now: Time, limit: i64) -> Result<Vec<
     Ok(rows)
 }
 
+macro_rules! free_slots {
+    ($rest:literal) => {
+        concat!(
+            "select id, reservation_id, host_id from reservation_slots
+             where reservation_id = $1 and incarnation_id is null order by id ",
+            $rest
+        )
+    };
+}
+
 /// A free slot.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Slot {
@@ -238,14 +248,11 @@ pub async fn hold_free(
 ) -> Result<BTreeMap<ReservationId, Vec<Slot>>> {
     let mut free: BTreeMap<_, Vec<Slot>> = BTreeMap::new();
     for id in ids {
-        let slots = sqlx::query_as(
-            "select id, reservation_id, host_id from reservation_slots
-             where reservation_id = $1 and incarnation_id is null order by id limit $2 for update skip locked",
-        )
-        .bind(id)
-        .bind(limit)
-        .fetch_all(&mut *conn)
-        .await?;
+        let slots = sqlx::query_as(free_slots!("limit $2 for update skip locked"))
+            .bind(id)
+            .bind(limit)
+            .fetch_all(&mut *conn)
+            .await?;
         free.insert(*id, slots);
     }
     Ok(free)
@@ -253,24 +260,12 @@ pub async fn hold_free(
 
 /// Locks all free slots, after whoever has some of them: a placer locks more than it takes.
 pub async fn wait_for_free(conn: &mut PgConnection, id: ReservationId) -> Result<Vec<Slot>> {
-    let slots = sqlx::query_as(
-        "select id, reservation_id, host_id from reservation_slots
-         where reservation_id = $1 and incarnation_id is null order by id for update",
-    )
-    .bind(id)
-    .fetch_all(conn)
-    .await?;
+    let slots = sqlx::query_as(free_slots!("for update")).bind(id).fetch_all(conn).await?;
     Ok(slots)
 }
 
 /// The free slots, as they are at this moment.
 pub async fn free(conn: &mut PgConnection, id: ReservationId) -> Result<Vec<Slot>> {
-    let slots = sqlx::query_as(
-        "select id, reservation_id, host_id from reservation_slots
-         where reservation_id = $1 and incarnation_id is null order by id",
-    )
-    .bind(id)
-    .fetch_all(conn)
-    .await?;
+    let slots = sqlx::query_as(free_slots!("")).bind(id).fetch_all(conn).await?;
     Ok(slots)
 }

@@ -196,7 +196,11 @@ async fn who_would_rather_fail_gets_a_409_and_leaves_nothing() {
     // Nor does it go before those who wait.
     let big = make(&api.member, "big", "c32", json!({})).await;
     waits(&api.member, &big).await;
-    api.member.post("/v1/instances", &new("c16")).await.problem(409, "no-capacity");
+    let problem = api.member.post("/v1/instances", &new("c16")).await.problem(409, "no-capacity");
+    // Detail and account tell the same.
+    assert!(problem["detail"].as_str().expect("a detail").contains("kept"), "{problem:#}");
+    let account = &problem["explanation"];
+    assert_eq!((&account["summary"], &account["chosen"]), (&problem["detail"], &Value::Null));
     gone(&api.member, &fits).await;
     runs(&api.member, &big).await;
     let now = api.member.post("/v1/instances", &new("c16")).await.expect(202);

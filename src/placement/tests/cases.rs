@@ -1,6 +1,8 @@
 //! Single cases, each with the answer that is due.
 
 use super::*;
+use crate::domain::id::TenantId;
+use crate::placement::{Kept, NoFit};
 
 fn summary(index: &Index, request: &Request) -> (String, String) {
     let account = index.explain(request, &RoundRobin::default());
@@ -110,4 +112,22 @@ fn deltas_that_cannot_be_true_are_refused_and_change_nothing() {
     let huge = Resources::new(u32::MAX, 0, 0);
     assert_eq!(index.take(id(1), huge), Err(crate::placement::IndexError::NoRoom(id(1))));
     assert_eq!(index.host(id(1)), before);
+}
+
+#[test]
+fn a_tenant_has_one_host_kept_and_only_while_it_is_patient() {
+    let (limit, used) = (Resources::new(8, 1024, 10), Resources::new(4, 0, 0));
+    let mut index = index([1, 2, 3].map(|n| plain(n, limit, used)));
+    let [one, other] = [1, 2].map(|n| TenantId(Uuid::from_u128(n)));
+    let (mut kept, mut cursor) = (Kept::default(), RoundRobin::default());
+    let mut serve = |vcpus, tenant, patient| {
+        let wishes = vec![Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit)];
+        kept.serve(&mut index, &mut cursor, wishes, tenant, patient)
+    };
+    assert_eq!(serve(8, other, false), Err(NoFit), "and nothing is kept for it");
+    assert_eq!(serve(8, one, true), Err(NoFit));
+    assert_eq!(serve(8, one, true), Err(NoFit), "one host is kept for it already");
+    // That is the first; what fits goes to the others.
+    assert_eq!([serve(4, other, true), serve(4, other, true)], [Ok(id(2)), Ok(id(3))]);
+    assert_eq!(serve(4, other, true), Err(NoFit));
 }
