@@ -93,6 +93,9 @@ SQL
 allowed() {
     sql host="$1" mark="$mark" <<'SQL'
 select 'consoles', id || '.log' from incarnations where host_id = :'host';
+-- Begun and not yet noted: a start makes it anew, a deletion takes it away.
+select 'disks', unnest(array['disk-' || id || '.qcow2', 'seed-' || id || '.iso'])
+    from incarnations where host_id = :'host' and not (disk_made and seed_made);
 select 'lease', :'mark' || '-' || a.network_id, p.mac || ' ' || host(a.address)
     from addresses a join ports p on p.id = a.port_id;
 -- A network tells every address that it may give to the one MAC address that follows from it, guest or no guest.

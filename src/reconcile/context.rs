@@ -165,11 +165,12 @@ impl Context {
     }
 
     /// Whether the lease still holds, asked right before an effect on a host; gives until when, by our own watch. What was
-    /// wished is on the database's disk then, and no crash takes it back.
+    /// wished is on the database's disk then, and no crash takes it back. A crash before may have: of what was read before this
+    /// and is found again after it, that is certain.
     pub async fn confirm(&self, lease: &Lease) -> Result<Instant> {
+        self.changes.durable(&self.db).await?;
         let asked = Instant::now();
         let until = store::work::guard(&mut *self.conn().await?, lease).await?;
-        self.changes.durable(&self.db).await?;
         Ok(self.watch(asked, until))
     }
 

@@ -36,6 +36,7 @@ pub const POINTS: &[&str] = &[
     "base_wanted",
     "base_uploading",
     "base_uploaded",
+    "making",
     "disk_creating",
     "disk_created",
     "seed_writing",

@@ -112,6 +112,14 @@ pub async fn claim(
     Ok(made)
 }
 
+pub async fn is_there(conn: &mut PgConnection, id: IncarnationId) -> Result<bool> {
+    let there = sqlx::query_scalar("select exists (select from incarnations where id = $1)")
+        .bind(id)
+        .fetch_one(conn)
+        .await?;
+    Ok(there)
+}
+
 /// The disk, or the seed, was made whole.
 pub async fn set_made(
     conn: &mut PgConnection,

@@ -69,6 +69,33 @@ const MISCHIEF: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_made_and_not_noted_is_the_instances_all_the_same() {
+    let mut cloud = Cloud::new(&[("network-pool", "10.119.0.0/16")]).await;
+    cloud.terminate().await;
+    cloud.serve_from_now_on();
+    cloud.start_armed("seed_written").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let new = json!({"name": "a", "image": image, "flavor": "nano", "networks": []});
+    let made = cloud.admin.post("/v1/instances", &new).await.expect(202);
+    let id = made["id"].as_str().unwrap();
+    cloud.ended().await;
+    // Before anybody comes to start it.
+    let stop = "update instances set wanted = 'stopped', revision = revision + 1";
+    sqlx::query(stop).execute(&mut cloud.db().await).await.unwrap();
+    cloud.start().await;
+    cloud.until(id, "settled", "stopped", SOON).await;
+    let unnoted = "select count(*) from incarnations where not disk_made";
+    assert_eq!(cloud.count(unnoted).await, 1);
+    tidy(&cloud);
+    let path = format!("/v1/instances/{id}/actions/start?wait=running&timeout=60");
+    let running = cloud.admin.post(&path, &json!({})).await.expect(202);
+    assert_eq!(running["status"], "running", "{running:#}");
+    tidy(&cloud);
+    cloud.delete(id).await;
+    tidy(&cloud);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_audit_finds_what_is_missing_doubled_or_left_over() {
     let host = Arc::new(Libvirtd::start());
     let postgres = Postgres::start(&host).await;

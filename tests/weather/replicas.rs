@@ -143,6 +143,40 @@ async fn a_worker_that_is_frozen_past_its_lease_does_no_harm_when_it_thaws() {
     }
 }
 
+/// What a crash of PostgreSQL does to a claim whose commit did not wait for the disk.
+const TAKE_BACK: &str = "with gone as (delete from incarnations returning host_id, vcpus, memory_mib, disk_gib)
+     update hosts h set used_vcpus = h.used_vcpus - gone.vcpus, used_memory_mib = h.used_memory_mib - gone.memory_mib,
+                        used_disk_gib = h.used_disk_gib - gone.disk_gib, generation = h.generation - 1
+     from gone where h.id = gone.host_id";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_made_for_a_claim_that_a_crash_took_back() {
+    let mut cloud = cloud("10.118.0.0/16").await;
+    cloud.start().await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    cloud.terminate().await;
+    // The worker has read its claim, and is about to act on it.
+    let frozen = cloud.replica(Some("stop:making")).await;
+    let id = create(&frozen.admin, "crashed", &image).await;
+    stands_still(&frozen).await;
+    let mut conn = cloud.db().await;
+    let of = "select id::text from incarnations";
+    let before: String = sqlx::query_scalar(of).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(sqlx::query(TAKE_BACK).execute(&mut conn).await.unwrap().rows_affected(), 1);
+    frozen.process.signal(Signal::SIGCONT);
+
+    let path = format!("/v1/instances/{id}?wait=running&timeout=60");
+    assert_eq!(frozen.admin.get(&path).await.expect(200)["status"], "running");
+    let now: String = sqlx::query_scalar(of).fetch_one(&mut conn).await.unwrap();
+    assert_ne!(now, before);
+    assert_eq!(cloud.count("select count(*) from cloud where held_reason is not null").await, 0);
+    audit::tidy(&cloud);
+    drop(frozen);
+    cloud.start().await;
+    cloud.delete(&id).await;
+    audit::tidy(&cloud);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_server_worked_on_waits_for_its_lease_and_no_longer() {
     let mut cloud = cloud("10.106.0.0/16").await;

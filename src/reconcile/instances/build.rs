@@ -15,6 +15,7 @@ use crate::guest::seed::{self, Seed, SeedNic};
 use crate::hypervisor::{DomainSpec, Fault, Nic, Overlay, Stamp, Upload, VolumeFormat};
 use crate::reconcile::{Outcome, Trouble, fault, hold, host_images, host_networks};
 use crate::store;
+use crate::store::instances::Record;
 use crate::store::ports::PortView;
 
 /// What a start needs and was not made whole yet.
@@ -36,10 +37,18 @@ impl Look<'_> {
         if let Some(wait) = self.slowed_down() {
             return Ok(wait);
         }
-        // What the host bears the number of, the database has counted: the claim is on its disk.
+        fault::point("making");
         let until = match missing {
             Missing { disk: false, seed: false } => Instant::now(),
-            Missing { .. } => self.ctx.confirm(self.lease).await?,
+            Missing { .. } => {
+                let until = self.ctx.confirm(self.lease).await?;
+                // What the host bears the number of, the database has counted: the claim is on its disk, or a crash has taken
+                // it back since it was read.
+                if !store::incarnations::is_there(&mut *self.ctx.conn().await?, incarnation).await? {
+                    return Ok(Outcome::Again);
+                }
+                until
+            }
         };
         let disk = async {
             if missing.disk { self.create_disk(incarnation, host, until).await } else { Ok(()) }
@@ -208,7 +217,10 @@ impl Look<'_> {
         let current = store::instances::lock(&mut tx, None, self.record.id).await?;
         let reached = store::hosts::reached(&mut tx, host).await?;
         tx.commit().await?;
-        if current.is_none_or(|current| current.revision != self.record.revision) {
+        let ours = |current: &Record| {
+            current.revision == self.record.revision && current.incarnation_id == Some(incarnation)
+        };
+        if !current.as_ref().is_some_and(ours) {
             return Ok(Outcome::Again);
         }
         let Some(reached) = reached else { return Ok(Outcome::Again) };
