@@ -265,6 +265,14 @@ union all select 'host ' || h.name || ' counts ' || concat_ws('/', h.used_vcpus,
         on c.host_id = h.id group by h.id
     having (h.used_vcpus, h.used_memory_mib, h.used_disk_gib) is distinct from
         (coalesce(sum(c.vcpus), 0), coalesce(sum(c.memory_mib), 0), coalesce(sum(c.disk_gib), 0))
+union all select 'tenant ' || t.name || ' counts ' || concat_ws('/', u.n, u.vcpus, u.memory, u.disk) || ' used, its instances are '
+    || concat_ws('/', i.n, i.vcpus, i.memory, i.disk)
+    from tenants t,
+    lateral (select coalesce(sum(instances), 0) as n, coalesce(sum(vcpus), 0) as vcpus, coalesce(sum(memory_mib), 0) as memory,
+                    coalesce(sum(disk_gib), 0) as disk from instance_use where tenant_id = t.id) u,
+    lateral (select count(*) as n, coalesce(sum(vcpus), 0) as vcpus, coalesce(sum(memory_mib), 0) as memory,
+                    coalesce(sum(disk_gib), 0) as disk from instances where tenant_id = t.id and wanted <> 'deleted') i
+    where (u.n, u.vcpus, u.memory, u.disk) is distinct from (i.n, i.vcpus, i.memory, i.disk)
 union all select 'host ' || name || ' has more promised than it has' from hosts
     where used_vcpus > limit_vcpus or used_memory_mib > limit_memory_mib or used_disk_gib > limit_disk_gib
 union all select 'port ' || p.id || ' has ' || count(a.address) || ' addresses' from ports p

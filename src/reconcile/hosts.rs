@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -23,13 +24,16 @@ use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
 use crate::store::{self, Tx};
 
+/// How many claims each host that is up had counted when all were listed last, which spares each heartbeat the question.
+type Counts = Arc<Mutex<HashMap<HostId, i64>>>;
+
 /// Makes every host known to `hosts`, so that steps find them.
-pub async fn connect(ctx: &Context) -> Result<Vec<HostId>> {
+pub async fn connect(ctx: &Context) -> Result<Vec<Address>> {
     let all = store::hosts::addresses(&mut *ctx.conn().await?).await?;
     for host in &all {
         ctx.hosts.set(host.id, target(ctx, host));
     }
-    Ok(all.into_iter().map(|host| host.id).collect())
+    Ok(all)
 }
 
 /// Watches until `shutdown`: one task a host, as hosts come and go.
@@ -37,10 +41,13 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let beat = beats.register("watch", Duration::from_secs(120), ctx.clock.now());
     let tasks = TaskTracker::new();
     let mut watched: HashMap<HostId, CancellationToken> = HashMap::new();
+    let counts = Counts::default();
     while !shutdown.is_cancelled() {
         match in_time(ctx.config.database_patience, connect(&ctx)).await {
             Ok(all) => {
-                let known: HashSet<_> = all.iter().collect();
+                let known: HashSet<_> = all.iter().map(|host| host.id).collect();
+                let counted = all.iter().filter_map(|host| Some((host.id, host.counted?)));
+                *lock(&counts) = counted.collect();
                 watched.retain(|id, end| {
                     let stays = known.contains(id);
                     if !stays {
@@ -50,10 +57,10 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                     stays
                 });
                 // Steps need the hosts all the same.
-                for id in all.iter().filter(|_| ctx.config.task_watch) {
-                    watched.entry(*id).or_insert_with(|| {
+                for id in known.into_iter().filter(|_| ctx.config.task_watch) {
+                    watched.entry(id).or_insert_with(|| {
                         let end = shutdown.child_token();
-                        tasks.spawn(watch(ctx.clone(), *id, end.clone()));
+                        tasks.spawn(watch(ctx.clone(), id, Arc::clone(&counts), end.clone()));
                         end
                     });
                 }
@@ -70,6 +77,10 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     tasks.wait().await;
 }
 
+fn lock(counts: &Counts) -> MutexGuard<'_, HashMap<HostId, i64>> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn target(ctx: &Context, host: &Address) -> HostTarget {
     HostTarget {
         uri: host.uri.clone(),
@@ -80,7 +91,7 @@ fn target(ctx: &Context, host: &Address) -> HostTarget {
 }
 
 /// One host until `end`: its domains at every heartbeat, all that it is now and then, and whenever something is amiss.
-async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
+async fn watch(ctx: Context, id: HostId, counts: Counts, end: CancellationToken) {
     let scan = TimeDelta::from_std(ctx.config.reconcile_scan).unwrap_or(TimeDelta::minutes(1));
     // It asks the host three times at most.
     let longest = ctx.config.host_call_deadline * 3 + ctx.config.database_patience;
@@ -90,7 +101,8 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
         let now = ctx.clock.now();
         let fresh = told.is_some_and(|at| now >= at && now - at < scan);
         let looked = in_time(longest, async {
-            if !(fresh && glance(&ctx, id, &mut still).await?) {
+            let counted = lock(&counts).get(&id).copied();
+            if !(fresh && glance(&ctx, id, counted, &mut still).await?) {
                 look(&ctx, id).await?;
                 (told, still) = (Some(now), None);
             }
@@ -109,16 +121,24 @@ async fn watch(ctx: Context, id: HostId, end: CancellationToken) {
 }
 
 /// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
-/// said of the host. `still`: what the domains were when all of the host's instances were at rest and as they should be; while
+/// said of the host. `counted`: how many claims it had counted a moment ago; `None`: it was not up. `still`: what the domains were when all of the host's instances were at rest and as they should be; while
 /// they are the same, the instances are not read again before the next look.
-async fn glance(ctx: &Context, id: HostId, still: &mut Option<u64>) -> Result<bool> {
+async fn glance(
+    ctx: &Context,
+    id: HostId,
+    counted: Option<i64>,
+    still: &mut Option<u64>,
+) -> Result<bool> {
     let Ok(domains) = ctx.look(id, "list a host's domains", |host| host.domains()).await else {
         return Ok(false);
     };
-    // Read after the domains were: what is higher is not of its claims.
-    let counted = store::hosts::generation_if_up(&mut *ctx.conn().await?, id).await?;
-    if counted.is_none_or(|counted| inventory::newest_domain(&domains, ctx.cloud) > counted) {
-        return Ok(false);
+    let newest = inventory::newest_domain(&domains, ctx.cloud);
+    if counted.is_none_or(|counted| newest > counted) {
+        // Read after the domains were: what is higher is not of its claims.
+        let counted = store::hosts::generation_if_up(&mut *ctx.conn().await?, id).await?;
+        if counted.is_none_or(|counted| newest > counted) {
+            return Ok(false);
+        }
     }
     let print = fingerprint(&domains);
     if *still != Some(print) {
@@ -297,7 +317,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     if host.removed_at.is_none() {
         // A new or changed host: contact it now rather than at its next heartbeat.
         let Reached { uri, pool_path, host_uuid, .. } = host;
-        ctx.hosts.set(id, target(ctx, &Address { id, uri, pool_path, host_uuid }));
+        ctx.hosts.set(id, target(ctx, &Address { id, uri, pool_path, host_uuid, counted: None }));
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }

@@ -3,7 +3,7 @@
 use super::{App, Write};
 use crate::domain::error::{Error, Result};
 use crate::domain::id::TenantId;
-use crate::domain::tenant::{Quota, Tenant, Usage};
+use crate::domain::tenant::{Quota, Usage};
 use crate::store;
 
 /// What a change adds to the use, e.g. `Adding { images: 1, ..Adding::default() }`.
@@ -12,20 +12,18 @@ pub type Adding = Usage;
 /// Refuses the change with `QuotaExceeded` where the tenant would go over its quota. The tenant stays locked until the change
 /// ends, so that of two that want the last place one waits and is then refused. Call it before inserting.
 pub async fn check(write: &mut Write, tenant: TenantId, adding: Adding) -> Result<()> {
-    let (held, used) = counted(write, tenant).await?;
+    let held = store::tenants::lock(write.conn(), tenant).await?;
+    let held = held.ok_or_else(|| Error::not_found("tenant", tenant))?;
+    let used = store::tenants::usage(write.conn(), tenant).await?;
     held.quota.refuse(held.name.as_str(), &used, &adding)
 }
 
 /// The same after the rows were inserted, for what many make at once: the tenant is locked for the end of the change alone.
 pub async fn check_made(write: &mut Write, tenant: TenantId, made: Adding) -> Result<()> {
-    let (held, used) = counted(write, tenant).await?;
-    held.quota.refuse(held.name.as_str(), &used.without(&made), &made)
-}
-
-async fn counted(write: &mut Write, tenant: TenantId) -> Result<(Tenant, Usage)> {
-    let held = store::tenants::lock(write.conn(), tenant).await?;
+    let held = store::tenants::lock_in_turn(write.conn(), tenant).await?;
     let held = held.ok_or_else(|| Error::not_found("tenant", tenant))?;
-    Ok((held, store::tenants::usage(write.conn(), tenant).await?))
+    let used = store::tenants::usage(write.conn(), tenant).await?;
+    held.quota.refuse(held.name.as_str(), &used.without(&made), &made)
 }
 
 /// The quota of a new tenant.

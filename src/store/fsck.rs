@@ -32,6 +32,20 @@ const CHECKS: &[(&str, &str)] = &[
          where (h.used_vcpus, h.used_memory_mib, h.used_disk_gib) is distinct from (c.vcpus, c.memory, c.disk)",
     ),
     (
+        "use",
+        "select null::uuid as host_id, t.id::text as thing,
+                format('%s instances, %s vCPUs, %s MiB, %s GiB are counted of its quota, and its instances are %s with %s, %s and %s',
+                       u.instances, u.vcpus, u.memory, u.disk, i.instances, i.vcpus, i.memory, i.disk) as detail
+         from tenants t,
+              lateral (select coalesce(sum(instances), 0) as instances, coalesce(sum(vcpus), 0) as vcpus,
+                              coalesce(sum(memory_mib), 0) as memory, coalesce(sum(disk_gib), 0) as disk
+                       from instance_use where tenant_id = t.id) u,
+              lateral (select count(*) as instances, coalesce(sum(vcpus), 0) as vcpus,
+                              coalesce(sum(memory_mib), 0) as memory, coalesce(sum(disk_gib), 0) as disk
+                       from instances where tenant_id = t.id and wanted <> 'deleted') i
+         where (u.instances, u.vcpus, u.memory, u.disk) is distinct from (i.instances, i.vcpus, i.memory, i.disk)",
+    ),
+    (
         "port",
         "select null::uuid as host_id, p.id::text as thing,
                 format('it holds %s addresses, and should hold one of its network', count(a.address)) as detail

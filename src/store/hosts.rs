@@ -75,11 +75,16 @@ pub struct Address {
     pub uri: String,
     pub pool_path: String,
     pub host_uuid: Option<Uuid>,
+    /// How many claims it has counted; `None` for one that is not up.
+    pub counted: Option<i64>,
 }
 
 pub async fn addresses(conn: &mut PgConnection) -> Result<Vec<Address>> {
-    let rows =
-        sqlx::query_as("select id, uri, pool_path, host_uuid from hosts").fetch_all(conn).await?;
+    let rows = sqlx::query_as(
+        "select id, uri, pool_path, host_uuid, case when health = 'up' then generation end as counted from hosts",
+    )
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -105,6 +105,20 @@ pub async fn lock(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant
     Ok(tenant)
 }
 
+/// The same for what many do at once, after they inserted their rows: they queue for it one behind the other, where at the row
+/// they would all wake whenever one of them is done. Whoever has inserted nothing yet uses `lock`: it would wait for a
+/// delete of the tenant, which waits for those who have, who would wait for their turn.
+pub async fn lock_in_turn(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant>> {
+    let tenant = sqlx::query_as(
+        "with turn as materialized (select pg_advisory_xact_lock(hashtextextended('tenant' || $1::text, 0)))
+         select t.* from turn, tenants t where t.id = $1 for no key update of t",
+    )
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(tenant)
+}
+
 /// The same to delete it: also whoever adds to it without having counted yet is waited for, before anything is held.
 pub async fn lock_to_delete(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant>> {
     let tenant = sqlx::query_as("select * from tenants where id = $1 for update")
@@ -144,10 +158,12 @@ pub async fn update(
 
 /// Removes an empty tenant and its memberships; what it still owns is a `Conflict` by its foreign keys.
 pub async fn delete(conn: &mut PgConnection, id: TenantId) -> Result<bool> {
-    sqlx::query("delete from memberships where tenant_id = $1")
-        .bind(id)
-        .execute(&mut *conn)
-        .await?;
+    for also in [
+        "delete from memberships where tenant_id = $1",
+        "delete from instance_use where tenant_id = $1",
+    ] {
+        sqlx::query(also).bind(id).execute(&mut *conn).await?;
+    }
     let done = sqlx::query("delete from tenants where id = $1").bind(id).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
@@ -157,20 +173,29 @@ pub async fn quota(conn: &mut PgConnection, id: TenantId) -> Result<Option<Quota
     Ok(quota.await?)
 }
 
-/// What the tenant uses of its quota, counted from the rows; a reservation's slots without an instance are used, too. To decide
-/// by it, `lock` the tenant first.
+/// Changes of a tenant's use that are summed each time before they become one.
+const FOLD: i64 = 64;
+
+/// What the tenant uses of its quota; a reservation's slots without an instance are used, too. To decide by it, `lock` the
+/// tenant first.
 pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
-    let usage = sqlx::query_as(
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        #[sqlx(flatten)]
+        usage: Usage,
+        changes: i64,
+    }
+    let Row { usage, changes } = sqlx::query_as(
         "select i.instances, (i.vcpus + r.vcpus)::bigint as vcpus, (i.memory_mib + r.memory_mib)::bigint as memory_mib,
                 (i.disk_gib + r.disk_gib)::bigint as disk_gib,
                 (select count(*) from networks where tenant_id = $1 and deleted_at is null) as networks,
                 (select count(*) from images where tenant_id = $1 and hidden_at is null) as images,
-                (select count(*) from keypairs where tenant_id = $1) as keypairs
-         from (select count(*) as instances,
+                (select count(*) from keypairs where tenant_id = $1) as keypairs, i.changes
+         from (select coalesce(sum(instances), 0)::bigint as instances,
                       coalesce(sum(vcpus), 0)::bigint as vcpus,
                       coalesce(sum(memory_mib), 0)::bigint as memory_mib,
-                      coalesce(sum(disk_gib), 0)::bigint as disk_gib
-               from instances where tenant_id = $1 and wanted <> 'deleted') i,
+                      coalesce(sum(disk_gib), 0)::bigint as disk_gib, count(*) as changes
+               from instance_use where tenant_id = $1) i,
               (select coalesce(sum(greatest(0, r.slots * r.vcpus - i.vcpus)), 0) as vcpus,
                       coalesce(sum(greatest(0, r.slots * r.memory_mib - i.memory_mib)), 0) as memory_mib,
                       coalesce(sum(greatest(0, r.slots * r.disk_gib - i.disk_gib)), 0) as disk_gib
@@ -181,7 +206,23 @@ pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
                where r.tenant_id = $1) r",
     )
     .bind(tenant)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
+    if changes >= FOLD {
+        fold_use(conn, tenant).await?;
+    }
     Ok(usage)
+}
+
+/// Makes one row of the tenant's changes of use. Of two who do it at once, the second finds those that the first one left.
+async fn fold_use(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
+    sqlx::query(
+        "with gone as (delete from instance_use where tenant_id = $1 returning *)
+         insert into instance_use
+             select tenant_id, sum(instances), sum(vcpus), sum(memory_mib), sum(disk_gib) from gone group by tenant_id",
+    )
+    .bind(tenant)
+    .execute(conn)
+    .await?;
+    Ok(())
 }

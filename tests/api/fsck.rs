@@ -74,6 +74,7 @@ async fn each_difference_between_database_hosts_and_images_is_found() {
     // In the database.
     for (sql, check) in [
         ("update hosts set used_vcpus = used_vcpus + 1", "claim"),
+        ("update instance_use set vcpus = vcpus + 1", "use"),
         ("delete from addresses", "port"),
         ("update instances set revision = revision + 1", "forgotten"),
         (

@@ -57,6 +57,7 @@ const MISCHIEF: &[(&str, &str)] = &[
     ),
     ("sed -i s/^52:/53:/ /var/lib/libvirt/dnsmasq/$mark-*.hostsfile", "left over: dhcp $mark-"),
     ("psql $url -c 'update hosts set used_vcpus = used_vcpus + 1'", "used, its claims are"),
+    ("psql $url -c 'update instance_use set vcpus = vcpus + 1'", "tenant default counts"),
     (
         "psql $url -c \"insert into events select gen_random_uuid(), seq + 1000000, at, tenant_id, kind, resource_kind, resource_id, resource_name, actor_id, actor, request_id, outcome from events where kind = 'instance.create'\"",
         "was accepted 2 times",

@@ -44,7 +44,8 @@ impl Look<'_> {
                 let until = self.ctx.confirm(self.lease).await?;
                 // What the host bears the number of, the database has counted: the claim is on its disk, or a crash has taken
                 // it back since it was read.
-                if !store::incarnations::is_there(&mut *self.ctx.conn().await?, incarnation).await? {
+                if !store::incarnations::is_there(&mut *self.ctx.conn().await?, incarnation).await?
+                {
                     return Ok(Outcome::Again);
                 }
                 until
