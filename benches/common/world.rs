@@ -61,13 +61,19 @@ impl World {
     }
 
     pub fn config(&self) -> Config {
-        let most = ["instances", "vcpus", "memory_mib", "disk_gib"];
-        let flags = most
-            .iter()
-            .fold(Flags::default(), |flags, what| flags.set(&format!("quota_{what}"), "1000000"));
+        let most = [
+            ("quota_instances", "1000000"),
+            ("quota_vcpus", "1000000"),
+            ("quota_memory_mib", "1000000000"),
+            ("quota_disk_gib", "1000000000"),
+        ];
+        let flags =
+            most.iter().fold(Flags::default(), |flags, (name, most)| flags.set(name, *most));
         let flags = flags
             .set("state_dir", self.state.path().to_string_lossy())
             .set("task_pace", "off")
+            // Nobody makes the guests here, and nobody is to wonder where they are.
+            .set("heartbeat_s", "300")
             .set("tenant_rate", "1000000")
             .set("tenant_burst", "1000000");
         Config::load(&flags, []).expect("a configuration")

@@ -15,6 +15,9 @@ use crate::store::changes::Changes;
 /// How often the feed is looked at when nothing wakes us: other processes write and publish too.
 const POLL: Duration = Duration::from_millis(500);
 
+/// What comes so soon after the first goes in the same round: each waits for the disk.
+const GATHER: Duration = Duration::from_millis(15);
+
 /// A round may wait 10 s for a connection and 30 s for a statement.
 const PATIENCE: Duration = Duration::from_secs(45);
 
@@ -60,7 +63,7 @@ pub async fn publish_forever(
             return;
         }
         tokio::select! {
-            () = changes.events() => {}
+            () = async { changes.events().await; tokio::time::sleep(GATHER).await } => {}
             () = tokio::time::sleep(POLL) => {}
             () = shutdown.cancelled() => {}
         }

@@ -20,10 +20,9 @@ pub async fn check(write: &mut Write, tenant: TenantId, adding: Adding) -> Resul
 
 /// The same after the rows were inserted, for what many make at once: the tenant is locked for the end of the change alone.
 pub async fn check_made(write: &mut Write, tenant: TenantId, made: Adding) -> Result<()> {
-    let held = store::tenants::lock_in_turn(write.conn(), tenant).await?;
+    let held = store::tenants::hold_in_turn(write.conn(), tenant).await?;
     let held = held.ok_or_else(|| Error::not_found("tenant", tenant))?;
-    let used = store::tenants::usage(write.conn(), tenant).await?;
-    held.quota.refuse(held.name.as_str(), &used.without(&made), &made)
+    held.quota.refuse(held.name.as_str(), &held.usage.without(&made), &made)
 }
 
 /// The quota of a new tenant.

@@ -111,17 +111,33 @@ impl Write {
         outcome: Outcome,
         detail: Value,
     ) -> Result<()> {
-        self.changed.push(subject.id);
-        let event = NewEvent { kind, subject, actor: self.actor.clone(), outcome, detail };
+        let event = self.news(kind, subject, outcome, detail);
         store::events::insert(&mut self.tx, &event, self.now).await
+    }
+
+    /// An event that a statement of the caller's writes; those who wait for the subject are told at commit.
+    pub fn news(
+        &mut self,
+        kind: &'static str,
+        subject: Subject,
+        outcome: Outcome,
+        detail: Value,
+    ) -> NewEvent {
+        self.changed.push(subject.id);
+        NewEvent { kind, subject, actor: self.actor.clone(), outcome, detail }
     }
 
     /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
     pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
+        let asked = self.asked();
+        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
+    }
+
+    /// Who asks for an item that a statement of the caller's puts on the work list; the loop is woken at commit.
+    pub fn asked(&mut self) -> Asked {
         self.wake = true;
         let request_id = self.actor.request_id.clone().filter(|id| !id.is_empty());
-        let asked = Asked { request_id, traceparent: trace::parent() };
-        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
+        Asked { request_id, traceparent: trace::parent() }
     }
 
     /// Perhaps there is room now for one who waits.

@@ -84,30 +84,8 @@ pub async fn publish(conn: &mut PgConnection) -> Result<i64> {
         if !fresh {
             return Ok(last);
         }
-        number(conn).await?;
+        sqlx::query("select number_events(1000)").execute(&mut *conn).await?;
     }
-}
-
-/// In one statement: nobody who leaves in the middle leaves the feed locked. Each line of it sees what was committed by then.
-async fn number(conn: &mut PgConnection) -> Result<()> {
-    sqlx::raw_sql(
-        "do $$
-         declare
-             last bigint;
-             done bigint;
-         begin
-             select last_seq into last from event_feed for update;
-             update events e set seq = last + n.place
-             from (select id, row_number() over (order by at, id) as place
-                   from (select id, at from events where seq is null order by id limit 1000) fresh) n
-             where e.id = n.id;
-             get diagnostics done = row_count;
-             update event_feed set last_seq = last_seq + done where done > 0;
-         end $$",
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// What a reader of the feed asks for.

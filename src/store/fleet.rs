@@ -39,7 +39,7 @@ fn alive((transaction, hosts, life): (i64, i64, Option<Uuid>)) -> Option<Moment>
 /// Every host that has changed since; `None`: every host.
 pub async fn changed(conn: &mut PgConnection, since: Option<Moment>) -> Result<Vec<Candidate>> {
     let rows = sqlx::query_as(
-        "select h.id, h.name, h.zone, host_traits(h.traits, h.virt_type, h.facts) as traits, h.enabled, h.removed_at is not null as leaving, h.health,
+        "select h.id, h.name, h.zone, h.offered as traits, h.enabled, h.removed_at is not null as leaving, h.health,
                 h.limit_vcpus, h.limit_memory_mib, h.limit_disk_gib, h.used_vcpus, h.used_memory_mib, h.used_disk_gib,
                 array(select distinct t.tenant_id from aggregate_hosts a join aggregate_tenants t using (aggregate_id)
                       where a.host_id = h.id order by 1) as dedicated
@@ -88,7 +88,7 @@ pub struct Offers {
 pub async fn offers(conn: &mut PgConnection) -> Result<Offers> {
     let offers = sqlx::query_as(
         "select array(select distinct zone from hosts where removed_at is null order by 1) as zones,
-                array(select distinct unnest(host_traits(traits, virt_type, facts)) from hosts where removed_at is null order by 1) as traits",
+                array(select distinct unnest(offered) from hosts where removed_at is null order by 1) as traits",
     )
     .fetch_one(conn)
     .await?;

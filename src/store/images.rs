@@ -120,25 +120,21 @@ pub async fn find(
     tenant: TenantId,
     id_or_name: &str,
 ) -> Result<Vec<Image>> {
-    let images: Vec<(i32, sqlx::types::Uuid)> = sqlx::query_as(
-        "select case when id::text = lower($2) then 0 when tenant_id = $1 then 1 else 2 end as nearness, id
-         from images
-         where (tenant_id = $1 or (visibility = 'public' and sha256 is not null)) and hidden_at is null
-           and (id::text = lower($2) or name = $2)
-         order by nearness, id limit 10",
-    )
+    let images = sqlx::query_as(visible!(
+        "and id in (
+             with near as (
+                 select id, case when id::text = lower($2) then 0 when tenant_id = $1 then 1 else 2 end as nearness
+                 from images
+                 where (tenant_id = $1 or (visibility = 'public' and sha256 is not null)) and hidden_at is null
+                   and (id::text = lower($2) or name = $2)
+                 order by nearness, id limit 10)
+             select id from near where nearness = (select min(nearness) from near))
+         order by id"
+    ))
     .bind(tenant)
     .bind(id_or_name)
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await?;
-    let nearest = images.first().map(|(nearness, _)| *nearness);
-    let ids: Vec<_> =
-        images.iter().filter(|(n, _)| Some(*n) == nearest).map(|(_, id)| *id).collect();
-    let images = sqlx::query_as(visible!("and id = any($2) order by id"))
-        .bind(tenant)
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
     Ok(images)
 }
 
@@ -217,18 +213,6 @@ pub async fn forsaken(conn: &mut PgConnection) -> Result<Vec<ImageId>> {
     .fetch_all(conn)
     .await?;
     Ok(ids)
-}
-
-/// The same for a new instance: the image cannot be deleted or hidden before this transaction ends, and a hidden one has none.
-pub async fn blob_for_instance(conn: &mut PgConnection, id: ImageId) -> Result<Option<Blob>> {
-    let blob = sqlx::query_as(
-        "select b.sha256, b.format, b.size_bytes, b.virtual_bytes
-         from images i join blobs b on b.sha256 = i.sha256 where i.id = $1 and i.hidden_at is null for share of i",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await?;
-    Ok(blob)
 }
 
 /// The bytes behind an image; `None` until they have come.

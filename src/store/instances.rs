@@ -1,9 +1,11 @@
 //! Instances in the database: requests write the wish, the reconciler what it saw; no statement writes both.
 
 mod ends;
+mod insert;
 mod on_host;
 
 pub use ends::*;
+pub use insert::*;
 pub use on_host::*;
 
 use std::net::IpAddr;
@@ -18,58 +20,10 @@ use crate::domain::error::Result;
 use crate::domain::id::{
     FlavorId, GroupId, HostId, ImageId, IncarnationId, InstanceId, ReservationId, TenantId, UserId,
 };
-use crate::domain::instance::{Power, Size, Unplaced, Wanted, Wish};
+use crate::domain::instance::{Power, Wanted, Wish};
 use crate::domain::page::Page;
 use crate::domain::policy::Policy;
 use crate::domain::text::{Labels, Name};
-
-/// A row to be.
-#[derive(Debug, Clone)]
-pub struct Insert {
-    pub id: InstanceId,
-    pub tenant: TenantId,
-    pub name: Name,
-    pub labels: Labels,
-    pub image: ImageId,
-    pub flavor: FlavorId,
-    pub flavor_name: String,
-    pub vcpus: i32,
-    pub memory_mib: i64,
-    pub disk_gib: i64,
-    pub traits: Vec<String>,
-    pub forbidden_traits: Vec<String>,
-    pub zone: Option<String>,
-    pub policy: Option<Policy>,
-    pub group: Option<GroupId>,
-    pub reservation: Option<ReservationId>,
-    pub expires_at: Option<Time>,
-    pub user_data: Option<String>,
-    pub ssh_keys: Vec<String>,
-    pub wanted: Wanted,
-    pub stop_grace_s: i64,
-    pub created_by: UserId,
-    pub request_id: String,
-}
-
-impl Insert {
-    /// What it needs a host for.
-    pub fn unplaced(&self) -> Unplaced {
-        let (vcpus, memory_mib, disk_gib) = (self.vcpus, self.memory_mib, self.disk_gib);
-        Unplaced {
-            id: self.id,
-            flavor_name: self.flavor_name.clone(),
-            traits: self.traits.clone(),
-            forbidden_traits: self.forbidden_traits.clone(),
-            zone: self.zone.clone(),
-            policy: self.policy,
-            group_id: self.group,
-            reservation_id: self.reservation,
-            labels: serde_json::to_string(&self.labels).unwrap_or_default(),
-            expires_at: self.expires_at,
-            ..Unplaced::of_size(self.tenant, Size { vcpus, memory_mib, disk_gib })
-        }
-    }
-}
 
 /// An instance with its incarnation, its host's health and its account on the work list.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -148,21 +102,29 @@ impl Record {
     }
 }
 
+/// The columns of a `Record`, of an instance `i`, its incarnation `c`, its host `h` and its item of work `w`.
+macro_rules! columns {
+    () => {
+        "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
+                i.disk_gib, i.traits, i.forbidden_traits, i.zone, i.policy, i.group_id, i.reservation_id,
+                i.expires_at, i.queued_at, i.queue_account ->> 'summary' as queued_for, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
+                i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
+                i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
+                c.id as incarnation_id, c.host_id,
+                coalesce(c.disk_made, false) as disk_made, coalesce(c.seed_made, false) as seed_made,
+                h.health as host_health, h.health_reason as host_reason, h.health_since as host_since,
+                nullif(w.due_at, 'infinity') as due_at, coalesce(w.attempts, 0) as attempts, w.stalled_at,
+                w.failing_since, w.reason as waiting, w.last_error, w.last_error_at "
+    };
+}
+use columns;
+
 /// Everything of a `Record`; the filters follow.
 macro_rules! records {
     ($filter:literal) => {
         concat!(
-            "select i.id, i.tenant_id, i.name, i.labels, i.image_id, i.flavor_id, i.flavor_name, i.vcpus, i.memory_mib,
-                    i.disk_gib, i.traits, i.forbidden_traits, i.zone, i.policy, i.group_id, i.reservation_id,
-                    i.expires_at, i.queued_at, i.queue_account ->> 'summary' as queued_for, i.created_by, i.created_at, i.wanted, i.wanted_at, i.boot, i.hard,
-                    i.stop_grace_s, i.revision, i.observed_power, i.observed_boot, i.observed_at, i.observed_revision,
-                    i.agent, i.cloud_init_errors, i.seen_addresses, i.started_at, i.quick_exits,
-                    c.id as incarnation_id, c.host_id,
-                    coalesce(c.disk_made, false) as disk_made, coalesce(c.seed_made, false) as seed_made,
-                    h.health as host_health, h.health_reason as host_reason, h.health_since as host_since,
-                    nullif(w.due_at, 'infinity') as due_at, coalesce(w.attempts, 0) as attempts, w.stalled_at,
-                    w.failing_since, w.reason as waiting, w.last_error, w.last_error_at
-             from instances i
+            columns!(),
+            "from instances i
              left join incarnations c on c.instance_id = i.id and c.fenced_at is null
              left join hosts h on h.id = c.host_id
              left join work w on w.kind = 'instance' and w.item = i.id
@@ -170,42 +132,6 @@ macro_rules! records {
             $filter
         )
     };
-}
-
-pub async fn insert(conn: &mut PgConnection, new: &Insert, now: Time) -> Result<()> {
-    sqlx::query(
-        "insert into instances (id, tenant_id, name, labels, image_id, flavor_id, flavor_name, vcpus, memory_mib, disk_gib,
-                                traits, user_data, ssh_keys, created_by, request_id, created_at, wanted, wanted_at,
-                                stop_grace_s, forbidden_traits, zone, policy, group_id, reservation_id, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $16, $18, $19, $20, $21, $22, $23, $24)",
-    )
-    .bind(new.id)
-    .bind(new.tenant)
-    .bind(&new.name)
-    .bind(Json(&new.labels))
-    .bind(new.image)
-    .bind(new.flavor)
-    .bind(&new.flavor_name)
-    .bind(new.vcpus)
-    .bind(new.memory_mib)
-    .bind(new.disk_gib)
-    .bind(&new.traits)
-    .bind(&new.user_data)
-    .bind(&new.ssh_keys)
-    .bind(new.created_by)
-    .bind(&new.request_id)
-    .bind(now)
-    .bind(new.wanted)
-    .bind(new.stop_grace_s)
-    .bind(&new.forbidden_traits)
-    .bind(&new.zone)
-    .bind(new.policy)
-    .bind(new.group)
-    .bind(new.reservation)
-    .bind(new.expires_at)
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// The statement of `get`, which the benchmarks run by themselves, too.

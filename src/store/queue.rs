@@ -30,10 +30,13 @@ pub async fn waiting(
          select i.id, i.tenant_id, i.flavor_name, i.vcpus, i.memory_mib, i.disk_gib, i.traits, i.forbidden_traits, i.zone,
                 i.policy, i.group_id, i.reservation_id, i.labels::text as labels, i.expires_at, i.queued_at, i.queue_tag,
                 set_config('synchronous_commit', 'off', true)
-         from asked join instances i using (id)
-         where i.wanted in ('running', 'paused')
-           and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
-           and not exists (select from cloud where held_since > i.created_at)
+         from asked, lateral (
+             select * from instances i
+             where i.id = asked.id and i.wanted in ('running', 'paused')
+               and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)
+               -- each by its key: PostgreSQL cannot know how few are asked for, and would rather read all instances
+             offset 0) i
+         where not exists (select from cloud where held_since > i.created_at)
          order by i.queue_tag nulls last, i.id",
     )
     .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())

@@ -105,18 +105,22 @@ pub async fn lock(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant
     Ok(tenant)
 }
 
-/// The same for what many do at once, after they inserted their rows: they queue for it one behind the other, where at the row
-/// they would all wake whenever one of them is done. Whoever has inserted nothing yet uses `lock`: it would wait for a
+/// A tenant that is locked: what it may have, and what it has.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Held {
+    pub name: Name,
+    #[sqlx(flatten)]
+    pub quota: Quota,
+    #[sqlx(flatten)]
+    pub usage: Usage,
+}
+
+/// Locks the tenant for what many do at once, after they inserted their rows: they queue for it one behind the other, where at
+/// the row they would all wake whenever one of them is done. Whoever has inserted nothing yet uses `lock`: it would wait for a
 /// delete of the tenant, which waits for those who have, who would wait for their turn.
-pub async fn lock_in_turn(conn: &mut PgConnection, id: TenantId) -> Result<Option<Tenant>> {
-    let tenant = sqlx::query_as(
-        "with turn as materialized (select pg_advisory_xact_lock(hashtextextended('tenant' || $1::text, 0)))
-         select t.* from turn, tenants t where t.id = $1 for no key update of t",
-    )
-    .bind(id)
-    .fetch_optional(conn)
-    .await?;
-    Ok(tenant)
+pub async fn hold_in_turn(conn: &mut PgConnection, id: TenantId) -> Result<Option<Held>> {
+    let held = sqlx::query_as("select * from tenant_use_in_turn($1)").bind(id);
+    Ok(held.fetch_optional(conn).await?)
 }
 
 /// The same to delete it: also whoever adds to it without having counted yet is waited for, before anything is held.
@@ -173,56 +177,9 @@ pub async fn quota(conn: &mut PgConnection, id: TenantId) -> Result<Option<Quota
     Ok(quota.await?)
 }
 
-/// Changes of a tenant's use that are summed each time before they become one.
-const FOLD: i64 = 64;
-
 /// What the tenant uses of its quota; a reservation's slots without an instance are used, too. To decide by it, `lock` the
 /// tenant first.
 pub async fn usage(conn: &mut PgConnection, tenant: TenantId) -> Result<Usage> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        #[sqlx(flatten)]
-        usage: Usage,
-        changes: i64,
-    }
-    let Row { usage, changes } = sqlx::query_as(
-        "select i.instances, (i.vcpus + r.vcpus)::bigint as vcpus, (i.memory_mib + r.memory_mib)::bigint as memory_mib,
-                (i.disk_gib + r.disk_gib)::bigint as disk_gib,
-                (select count(*) from networks where tenant_id = $1 and deleted_at is null) as networks,
-                (select count(*) from images where tenant_id = $1 and hidden_at is null) as images,
-                (select count(*) from keypairs where tenant_id = $1) as keypairs, i.changes
-         from (select coalesce(sum(instances), 0)::bigint as instances,
-                      coalesce(sum(vcpus), 0)::bigint as vcpus,
-                      coalesce(sum(memory_mib), 0)::bigint as memory_mib,
-                      coalesce(sum(disk_gib), 0)::bigint as disk_gib, count(*) as changes
-               from instance_use where tenant_id = $1) i,
-              (select coalesce(sum(greatest(0, r.slots * r.vcpus - i.vcpus)), 0) as vcpus,
-                      coalesce(sum(greatest(0, r.slots * r.memory_mib - i.memory_mib)), 0) as memory_mib,
-                      coalesce(sum(greatest(0, r.slots * r.disk_gib - i.disk_gib)), 0) as disk_gib
-               from reservations r, lateral (select coalesce(sum(vcpus), 0)::bigint as vcpus,
-                                                    coalesce(sum(memory_mib), 0)::bigint as memory_mib,
-                                                    coalesce(sum(disk_gib), 0)::bigint as disk_gib
-                                             from instances where reservation_id = r.id and wanted <> 'deleted') i
-               where r.tenant_id = $1) r",
-    )
-    .bind(tenant)
-    .fetch_one(&mut *conn)
-    .await?;
-    if changes >= FOLD {
-        fold_use(conn, tenant).await?;
-    }
+    let usage = sqlx::query_as("select * from tenant_use($1)").bind(tenant).fetch_one(conn).await?;
     Ok(usage)
-}
-
-/// Makes one row of the tenant's changes of use. Of two who do it at once, the second finds those that the first one left.
-async fn fold_use(conn: &mut PgConnection, tenant: TenantId) -> Result<()> {
-    sqlx::query(
-        "with gone as (delete from instance_use where tenant_id = $1 returning *)
-         insert into instance_use
-             select tenant_id, sum(instances), sum(vcpus), sum(memory_mib), sum(disk_gib) from gone group by tenant_id",
-    )
-    .bind(tenant)
-    .execute(conn)
-    .await?;
-    Ok(())
 }

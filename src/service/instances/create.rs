@@ -9,9 +9,9 @@ use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{App, Caller, default_grace, reread};
+use super::{App, Caller, default_grace, view};
 use crate::domain::error::{Error, Result};
-use crate::domain::event::Subject;
+use crate::domain::event::{Outcome, Subject};
 use crate::domain::flavor::Flavor;
 use crate::domain::id::{InstanceId, PortId, TenantId};
 use crate::domain::image::Image;
@@ -21,9 +21,8 @@ use crate::domain::instance::{
 use crate::placement::Explanation;
 use crate::service::authorize::authorize;
 use crate::service::{self, Begin, Write, images, quota};
+use crate::store;
 use crate::store::instances::Insert;
-use crate::store::work::Kind;
-use crate::store::{self};
 use check::{Checked, check};
 
 /// What a dry run answers: the instance as it would be, and placement's account.
@@ -83,7 +82,6 @@ async fn insert(
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
     let placing = placing::find(write, tenant, new, &flavor).await?;
     let id = InstanceId(Uuid::now_v7());
-    let now = write.now;
     let row = Insert {
         id,
         tenant,
@@ -109,9 +107,6 @@ async fn insert(
         created_by: caller.user,
         request_id: caller.request_id.clone(),
     };
-    store::instances::insert(write.conn(), &row, now).await?;
-    connect(app, write, tenant, id, new.networks.as_deref()).await?;
-    write.touch(Kind::Instance, id.0).await?;
     let subject = Subject {
         kind: "instance",
         id: id.0,
@@ -119,8 +114,20 @@ async fn insert(
         tenant: Some(tenant),
     };
     let detail = json!({ "image_id": image.id, "flavor": flavor.name, "wanted": checked.wanted });
-    write.accepted("instance.create", subject, detail).await?;
-    let instance = reread(write, caller, id).await?;
+    let told = write.news("instance.create", subject, Outcome::Accepted, detail);
+    let asked = write.asked();
+    let now = write.now;
+    let record = store::instances::insert(write.conn(), &row, &asked, &told, now).await?;
+    // It was found, and then deleted.
+    let record = record.ok_or_else(|| {
+        Error::field("/image", "the image was deleted at this moment: choose another")
+    })?;
+    let ports = if connect(app, write, tenant, id, new.networks.as_deref()).await? {
+        store::ports::of_instance(write.conn(), id).await?
+    } else {
+        Vec::new()
+    };
+    let instance = view(&record, &ports, caller);
     let made = quota::Adding {
         instances: 1,
         vcpus: flavor.vcpus.into(),
@@ -139,12 +146,7 @@ async fn image(
     flavor: &Flavor,
 ) -> Result<Image> {
     let image = images::choose(write.conn(), tenant, "/image", &new.image).await?;
-    // Locked against a delete that runs meanwhile.
-    let blob = store::images::blob_for_instance(write.conn(), image.id).await?;
-    let Some(blob) = blob else {
-        return Err(Error::field("/image", "the image was deleted at this moment: choose another"));
-    };
-    let gib = (blob.virtual_bytes + (1 << 30) - 1) >> 30;
+    let gib = (image.virtual_bytes.unwrap_or(0) + (1 << 30) - 1) >> 30;
     if gib > flavor.disk_gib {
         let detail = format!(
             "the image's disk has {gib} GiB and the flavor's only {}: choose a flavor with a larger disk",
@@ -168,14 +170,14 @@ async fn keys(write: &mut Write, tenant: TenantId, named: &[String]) -> Result<V
     Ok(keys)
 }
 
-/// Makes or attaches the ports.
+/// Makes or attaches the ports; gives whether there are any.
 async fn connect(
     app: &App,
     write: &mut Write,
     tenant: TenantId,
     id: InstanceId,
     named: Option<&[NewInterface]>,
-) -> Result<()> {
+) -> Result<bool> {
     let mut networks = Vec::new();
     match named {
         // Nobody said: the only network, if it is the only one.
@@ -224,7 +226,7 @@ async fn connect(
             attached.await.map_err(|error| placed_at(&format!("/networks/{i}/port_id"), error))?;
         }
     }
-    Ok(())
+    Ok(!ids.is_empty() || named.is_some_and(|named| !named.is_empty()))
 }
 
 fn position(i: usize) -> i32 {
