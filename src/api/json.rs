@@ -17,9 +17,39 @@ use crate::domain::error::Error;
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let json: Json = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
     serde_path_to_error::deserialize(json).map_err(|error| {
-        let pointer = pointer(error.path());
-        Error::field(pointer, error.into_inner().to_string()).into()
+        let mut pointer = pointer(error.path());
+        let fault = error.into_inner().to_string();
+        if let Some(name) = fault.strip_prefix("missing field `").and_then(|s| s.strip_suffix('`'))
+        {
+            pointer = format!("{pointer}/{name}");
+        }
+        Error::field(pointer, in_words(fault)).into()
     })
+}
+
+/// What serde says in words of Rust, for those who do not write it.
+fn in_words(fault: String) -> String {
+    const WHOLE: [(&str, i128, i128); 6] = [
+        ("u8", 0, u8::MAX as i128),
+        ("u16", 0, u16::MAX as i128),
+        ("u32", 0, u32::MAX as i128),
+        ("u64", 0, u64::MAX as i128),
+        ("i32", i32::MIN as i128, i32::MAX as i128),
+        ("i64", i64::MIN as i128, i64::MAX as i128),
+    ];
+    if let Some(why) = fault.strip_prefix("UUID parsing failed: ") {
+        return format!("must be an id, which is a UUID: {why}");
+    }
+    let Some((is, expected)) = fault.rsplit_once(", expected ") else { return fault };
+    let Some((_, least, most)) = WHOLE.into_iter().find(|(name, ..)| *name == expected) else {
+        return fault;
+    };
+    let value = is.strip_prefix("invalid value: integer `").and_then(|s| s.strip_suffix('`'));
+    match value.and_then(|value| value.parse::<i128>().ok()) {
+        Some(value) if value > most => format!("must be at most {most}, is {value}"),
+        Some(value) if value < least => format!("must be at least {least}, is {value}"),
+        Some(_) | None => format!("{is}, expected a whole number"),
+    }
 }
 
 fn malformed(error: &JsonError) -> Problem {
@@ -308,8 +338,20 @@ mod tests {
             (r#"{"name": "a", "name": "b"}"#, "duplicate field `name`"),
             (r#"{"name": "a", "ratio": 1, "ratio": 1}"#, "duplicate field `ratio`"),
             (r#"{"name": "a", "labels": {"x": "1", "x": "2"}}"#, "/labels: duplicate field `x`"),
-            (r#"{"name": "a", "inner": {"colour": "red", "count": 2.5}}"#, "/inner/count: "),
-            (r#"{"name": "a", "inner": {"colour": "red", "count": 256.0}}"#, "/inner/count: "),
+            (r#"{"ratio": 1}"#, "/name: missing field `name`"),
+            (r#"{"name": "a", "inner": {}}"#, "/inner/colour: missing field `colour`"),
+            (
+                r#"{"name": "a", "inner": {"colour": "red", "count": 2.5}}"#,
+                "/inner/count: invalid type: floating point `2.5`, expected a whole number",
+            ),
+            (
+                r#"{"name": "a", "inner": {"colour": "red", "count": 256.0}}"#,
+                "/inner/count: must be at most 255, is 256",
+            ),
+            (
+                r#"{"name": "a", "inner": {"colour": "red", "count": -1}}"#,
+                "/inner/count: must be at least 0, is -1",
+            ),
             (r#"{"name": "a", "inner": {"colour": "blue"}}"#, "/inner/colour: unknown variant"),
             (r#"{"name": "a", "inner": {"colour": {"red": 1}}}"#, "/inner/colour"),
             (r#"{"name": "a", "inner": {"colour": {}}}"#, "/inner/colour"),

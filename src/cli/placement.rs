@@ -113,16 +113,18 @@ fn table(outcomes: &[Outcome]) -> String {
         "STRANDED MEMORY",
     ]);
     for outcome in outcomes {
-        let percent = |share: f64| format!("{:.2} %", share * 100.0);
+        let number = |value: f64, text: String| if value.is_nan() { "-".into() } else { text };
+        let percent = |share: f64| number(share, format!("{:.2} %", share * 100.0));
+        let digits = |value: f64, digits: usize| number(value, format!("{value:.digits$}"));
         table.add_row([
             outcome.rule.to_string(),
             outcome.placed.to_string(),
             outcome.refused.to_string(),
-            format!("{:.1}", outcome.mean_hosts),
+            digits(outcome.mean_hosts, 1),
             outcome.peak_hosts.to_string(),
-            format!("{:.1}", outcome.mean_bound),
-            format!("{:.4}", outcome.packing),
-            format!("{:.4}", outcome.packing_late),
+            digits(outcome.mean_bound, 1),
+            digits(outcome.packing, 4),
+            digits(outcome.packing_late, 4),
             percent(outcome.stranded_vcpus),
             percent(outcome.stranded_memory),
         ]);
@@ -146,5 +148,10 @@ mod tests {
         assert!(text.lines().all(|line| line == line.trim()), "{text}");
         assert!(text.contains("lifetime_fit (given)") && text.contains("lifetime_fit (learnt)"));
         assert_eq!(text.lines().count(), Policy::ALL.len() + 2);
+        // All at once: there is no time to take a mean over.
+        let at_once = simulate::replay(&fleet, &trace[..1], Rule::from(Policy::BestFit));
+        let text = table(std::slice::from_ref(&at_once));
+        assert_eq!(text.lines().last().unwrap().matches(" -").count(), 6, "{text}");
+        assert!(serde_json::to_value(at_once).unwrap()["packing"].is_null());
     }
 }

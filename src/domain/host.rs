@@ -333,8 +333,8 @@ impl HostPatch {
             ("/disk_ratio", self.disk_ratio),
         ];
         for ((pointer, ratio), (min, max)) in ratios.into_iter().zip(RATIOS) {
-            if ratio.is_some_and(|ratio| !(min..=max).contains(&ratio)) {
-                keep(Err(Error::field(pointer, format!("must be {min} to {max}"))));
+            if let Some(ratio) = ratio.filter(|ratio| !(min..=max).contains(ratio)) {
+                keep(Err(Error::field(pointer, format!("must be {min} to {max}, is {ratio}"))));
             }
         }
         for (pointer, amount) in [
@@ -342,8 +342,9 @@ impl HostPatch {
             ("/reserved_memory_mib", self.reserved_memory_mib),
             ("/reserved_disk_gib", self.reserved_disk_gib),
         ] {
-            if amount.is_some_and(|amount| !(0..=RESERVED_MAX).contains(&amount)) {
-                keep(Err(Error::field(pointer, format!("must be 0 to {RESERVED_MAX}"))));
+            if let Some(amount) = amount.filter(|amount| !(0..=RESERVED_MAX).contains(amount)) {
+                let detail = format!("must be 0 to {RESERVED_MAX}, is {amount}");
+                keep(Err(Error::field(pointer, detail)));
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }

@@ -227,6 +227,9 @@ impl Class<'_> {
     }
 }
 
+/// Less than this of anything nobody asks for.
+const LEAST: Resources = Resources::new(1, 64, 1);
+
 /// Single changes that would do. The classes come in the order of [`Class::order`].
 fn remedies(
     request: &Request,
@@ -239,7 +242,7 @@ fn remedies(
     };
     let sized = |class: &Class<'_>| {
         let (need, cut) = (request.need.parts(), request.need.min(class.free()).parts());
-        class.used.fits_in(class.limit) && (0..3).all(|r| need[r] == 0 || cut[r] > 0)
+        class.used.fits_in(class.limit) && (0..3).all(|r| cut[r] >= LEAST.parts()[r].min(need[r]))
     };
     if let Some(class) = closest(&sized) {
         changes.push(WouldFit::SmallerNeed { need: request.need.min(class.free()) });

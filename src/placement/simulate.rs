@@ -29,7 +29,8 @@ pub use rule::{Lifetimes, Rule, UnknownLifetimes};
 const POINTS: u64 = 400;
 
 /// How a trace went under one rule. Means are over time, from the first arrival to the last; VMs that stay beyond that count
-/// until then, in the hosts as in the bound.
+/// until then, in the hosts as in the bound. Where all arrive at once there is no such time, and means and shares are NaN, which is
+/// null in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome {
     #[serde(flatten)]
@@ -301,7 +302,7 @@ impl Replay {
 
     fn outcome(self) -> Outcome {
         let sums = self.sums;
-        let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+        let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { f64::NAN };
         Outcome {
             rule: self.rule,
             placed: self.placed,

@@ -1,6 +1,7 @@
 //! Placement asked by a request: what would be chosen now and what would do otherwise, and a claim for who does not wait.
 
 mod line;
+mod query;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,58 +14,19 @@ use super::quota::Adding;
 use super::{App, Write};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
-use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_MAX, check_traits};
-use crate::domain::host::check_zone;
-use crate::domain::id::{GroupId, HostId, TenantId};
-use crate::domain::instance::{Size, Unplaced};
+use crate::domain::id::{HostId, TenantId};
+use crate::domain::instance::Unplaced;
 use crate::domain::policy::Policy;
-use crate::domain::text::Name;
 use crate::placement::{self, Explanation, Index, KEPT, Kept, Request, RoundRobin, WouldFit};
 use crate::store;
 use crate::store::incarnations::Claim;
 use crate::store::reservations::Slot;
 use line::Line;
+use query::asked;
+pub use query::{PlacementQuery, offered, traits};
 
 /// How often a claim is tried on another host when others take the room between look and claim.
 const TRIES: usize = 8;
-
-/// What placement is asked about: a flavor, or a size of its own.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlacementQuery {
-    /// Id or name of a flavor; instead of `vcpus`, `memory_mib` and `disk_gib`.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 63, example = "nano")]
-    pub flavor: Option<String>,
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 512, example = json!(null))]
-    pub vcpus: Option<i32>,
-    #[serde(default)]
-    #[schema(minimum = 64, maximum = 16777216, example = json!(null))]
-    pub memory_mib: Option<i64>,
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 65536, example = json!(null))]
-    pub disk_gib: Option<i64>,
-    /// How a host is chosen; null: as the flavor has it, else as the setting `placement_policy` does.
-    #[serde(default)]
-    pub policy: Option<Policy>,
-    /// Only hosts of this zone.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._-]+$", example = json!(null))]
-    pub zone: Option<String>,
-    /// What the host must offer beside what the flavor asks for.
-    #[serde(default)]
-    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
-    pub required_traits: Vec<String>,
-    /// What the host must not offer.
-    #[serde(default)]
-    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
-    pub forbidden_traits: Vec<String>,
-    /// Id or name of a group of the tenant.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 63, example = json!(null))]
-    pub group: Option<String>,
-}
 
 /// What placement answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -78,50 +40,6 @@ pub struct PlacementAnswer {
     pub placement: Explanation,
 }
 
-impl PlacementQuery {
-    fn check(&self) -> Result<()> {
-        let mut faults = Vec::new();
-        let mut gather = |outcome: Result<()>| {
-            if let Err(Error::Invalid(more)) = outcome {
-                faults.extend(more);
-            }
-        };
-        let sizes = [
-            ("/vcpus", self.vcpus.map(i64::from), 1, i64::from(VCPUS_MAX)),
-            ("/memory_mib", self.memory_mib, 64, MEMORY_MIB_MAX),
-            ("/disk_gib", self.disk_gib, 1, DISK_GIB_MAX),
-        ];
-        for (pointer, value, min, max) in sizes {
-            match (&self.flavor, value) {
-                (Some(_), Some(_)) => gather(Err(Error::field(
-                    pointer,
-                    "goes without `flavor`: a flavor has its size",
-                ))),
-                (None, None) => gather(Err(Error::field(
-                    pointer,
-                    "must be given where `flavor` is not: all of vcpus, memory_mib and disk_gib",
-                ))),
-                (None, Some(value)) if !(min..=max).contains(&value) => {
-                    gather(Err(Error::field(
-                        pointer,
-                        format!("must be {min} to {max}, is {value}"),
-                    )));
-                }
-                (None | Some(_), Some(_) | None) => {}
-            }
-        }
-        for (pointer, named) in [("/flavor", &self.flavor), ("/group", &self.group)] {
-            if let Some(named) = named {
-                gather(Name::parse(pointer, named).map(drop));
-            }
-        }
-        gather(self.zone.as_deref().map_or(Ok(()), |zone| check_zone("/zone", zone)));
-        gather(check_traits("/required_traits", &self.required_traits));
-        gather(check_traits("/forbidden_traits", &self.forbidden_traits));
-        if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
-    }
-}
-
 /// Which host would be chosen now, or why none, and single changes that would do: of the flavor, the hosts or the quota. Changes
 /// nothing.
 pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<PlacementAnswer> {
@@ -129,6 +47,7 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     query.check()?;
     let tenant = caller.tenant()?;
     let mut conn = app.conn().await?;
+    offered(&mut conn, query.zone.as_deref(), &query.required_traits).await?;
     let flavor = match &query.flavor {
         Some(named) => {
             let found = store::flavors::find(&mut conn, named).await?;
@@ -143,7 +62,7 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         }
         None => None,
     };
-    let who = asked(tenant, query, flavor.as_ref(), group_id);
+    let who = asked(tenant, query, flavor.as_ref(), group_id)?;
     let mut placement = explain(app, caller, &mut conn, &who).await?;
     let over = over_quota(&mut conn, tenant, &who).await?;
     let fits = placement.chosen.is_some() && over.is_empty();
@@ -161,32 +80,6 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     }
     let waiting = store::queue::length(&mut conn).await?;
     Ok(PlacementAnswer { fits, waiting, placement })
-}
-
-fn asked(
-    tenant: TenantId,
-    query: &PlacementQuery,
-    flavor: Option<&Flavor>,
-    group_id: Option<GroupId>,
-) -> Unplaced {
-    // `check` has seen to it that there is one or the other.
-    let own = || Size {
-        vcpus: query.vcpus.unwrap_or_default(),
-        memory_mib: query.memory_mib.unwrap_or_default(),
-        disk_gib: query.disk_gib.unwrap_or_default(),
-    };
-    let who = match flavor {
-        Some(flavor) => Unplaced::of_flavor(tenant, flavor),
-        None => Unplaced::of_size(tenant, own()),
-    };
-    Unplaced {
-        traits: who.traits.iter().chain(&query.required_traits).cloned().collect(),
-        forbidden_traits: query.forbidden_traits.clone(),
-        zone: query.zone.clone(),
-        policy: query.policy.or(who.policy),
-        group_id,
-        ..who
-    }
 }
 
 /// The quotas that one more of its size would go over, each with the quota that would do.
@@ -271,6 +164,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
     // What a refusal tells of: the hosts as they are, without those who come first.
     let hosts = index.clone();
     let mut kept = if slots.is_none() { line.serve(app, &mut index)? } else { Kept::default() };
+    let mut found_one = false;
     for _ in 0..TRIES {
         let found = if let Some(free) = &mut slots {
             let slot = admitted(&index, &wishes, free).cloned();
@@ -282,6 +176,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             *app.round_robin() = cursor;
             host.ok().map(|host| (host, None))
         };
+        found_one = found.is_some();
         let Some((host, slot)) = found else { break };
         let claim = Claim::of(who, host, slot);
         let now = write.now;
@@ -294,6 +189,9 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         for wish in &mut wishes {
             wish.exclude.insert(host);
         }
+    }
+    if found_one {
+        return Err(outrun());
     }
     let explanation = if let Some(free) = &slots {
         let explanation = seen(caller, hosts.explain_slot(&least, None));
@@ -308,6 +206,14 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         }
     };
     Err(no_capacity(explanation.summary.clone(), &explanation))
+}
+
+/// Of who found room, and was too late for it, each time.
+pub(super) fn outrun() -> Error {
+    Error::Unavailable {
+        detail: "others took the room that was found, again and again: try again".into(),
+        retry_after: std::time::Duration::from_secs(1),
+    }
 }
 
 fn no_capacity(detail: String, explanation: &Explanation) -> Error {

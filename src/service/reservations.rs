@@ -33,6 +33,7 @@ pub async fn create(app: &App, caller: &Caller, new: &NewReservation) -> Result<
     };
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
     let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
+    placement::offered(write.conn(), new.zone.as_deref(), &[]).await?;
     let adding = Adding {
         vcpus: new.slots * i64::from(flavor.vcpus),
         memory_mib: new.slots * flavor.memory_mib,
@@ -75,10 +76,7 @@ async fn take(app: &App, caller: &Caller, write: &mut Write, row: &Insert<'_>) -
             return Ok(());
         }
     }
-    Err(Error::Unavailable {
-        detail: "others took the room that was found, again and again: try again".into(),
-        retry_after: std::time::Duration::from_secs(1),
-    })
+    Err(placement::outrun())
 }
 
 pub async fn list(

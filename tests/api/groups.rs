@@ -43,7 +43,7 @@ async fn a_group_is_made_found_listed_and_deleted() {
         .problem(409, "name-taken");
     for (bad, fault) in [
         (json!({"name": "", "rule": "affinity"}), "/name"),
-        (json!({"name": "x"}), ""),
+        (json!({"name": "x"}), "/rule"),
         (json!({"name": "x", "rule": "near"}), "/rule"),
         (json!({"name": "x", "rule": "affinity", "scope": "rack"}), "/scope"),
         (json!({"name": "x", "rule": "affinity", "hard": "yes"}), "/hard"),
@@ -85,6 +85,26 @@ async fn members_of_a_hard_group_are_apart_whoever_places_them_and_one_too_many_
     api.member.delete(&format!("{}?wait=deleted&timeout=30", path(&members[2]))).await.expect(202);
     let next = api.member.post("/v1/instances", &new).await.expect(202);
     assert_eq!(host(&api, &next).await, gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_come_at_once_to_a_hard_group_as_many_as_there_are_places_get_in() {
+    let api = cloud(3).await;
+    group(&api, json!({"name": "db", "rule": "anti_affinity"})).await;
+    let new: Vec<_> = (0..12)
+        .map(|n| json!({"name": format!("db{n}"), "image": "tiny", "flavor": "c1", "group": "db"}))
+        .collect();
+    let asked = new.iter().map(|new| api.member.post("/v1/instances", new));
+    let answers = futures_util::future::join_all(asked).await;
+    let (taken, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status == 202);
+    assert_eq!(taken.len(), 4);
+    assert!(refused.iter().all(|answer| answer.faults() == ["/group"]), "{refused:?}");
+    let mut hosts = BTreeSet::new();
+    for made in taken {
+        hosts.insert(host(&api, &made.body()).await);
+    }
+    assert_eq!(hosts.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

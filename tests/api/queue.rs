@@ -313,6 +313,12 @@ async fn placement_explains_itself_with_the_flavor_the_host_and_the_quota_that_w
         (json!({"flavor": "c1", "vcpus": 1}), vec!["/vcpus"]),
         (json!({"flavor": "none"}), vec!["/flavor"]),
         (json!({"flavor": "c1", "group": "none"}), vec!["/group"]),
+        (json!({"flavor": "c1", "zone": "nowhere"}), vec!["/zone"]),
+        (json!({"flavor": "c1", "required_traits": ["gpu"]}), vec!["/required_traits/0"]),
+        (
+            json!({"flavor": "c1", "required_traits": ["virt:qemu"], "forbidden_traits": ["virt:qemu"]}),
+            vec!["/forbidden_traits/0"],
+        ),
         (
             json!({"vcpus": 0, "memory_mib": -1, "disk_gib": i64::MAX}),
             vec!["/vcpus", "/memory_mib", "/disk_gib"],

@@ -120,6 +120,10 @@ async fn a_reservation_is_whole_or_not_at_all_is_counted_and_is_its_tenants_own(
             json!({"name": "x", "flavor": "c16", "slots": 1, "expires_at": end(60), "zone": "a b"}),
             vec!["/zone"],
         ),
+        (
+            json!({"name": "x", "flavor": "c16", "slots": 1, "expires_at": end(60), "zone": "nowhere"}),
+            vec!["/zone"],
+        ),
     ] {
         assert_eq!(api.member.post("/v1/reservations", &bad).await.faults(), faults, "{bad}");
     }

@@ -40,7 +40,8 @@ impl FromStr for Fleet {
         let mut total = 0_u32;
         let kinds = text.split(',').map(|part| {
             let fault = |detail| FleetError { part: part.to_owned(), detail };
-            let kind = kind(part.trim()).ok_or_else(|| fault("is no kind of host"))?;
+            let kind = kind(part.trim())
+                .ok_or_else(|| fault("is no kind of host, or a number in it is too large"))?;
             let (limit, count) = kind;
             if limit.vcpus == 0 || limit.memory_mib == 0 || count == 0 {
                 return Err(fault("has a zero"));

@@ -97,7 +97,7 @@ async fn insert(
         forbidden_traits: new.forbidden_traits.clone(),
         zone: new.zone.clone(),
         policy: new.policy.or(flavor.policy),
-        group: placing.group,
+        group: placing.group.as_ref().map(|group| group.id),
         reservation: placing.reservation,
         expires_at: new.expires_at,
         user_data: new.user_data.clone(),
@@ -136,6 +136,9 @@ async fn insert(
         ..quota::Adding::default()
     };
     quota::check_made(write, tenant, made).await?;
+    if let Some(group) = &placing.group {
+        placing::satisfiable(write, group).await?;
+    }
     Ok((instance, row.unplaced()))
 }
 
