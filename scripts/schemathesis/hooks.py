@@ -74,7 +74,7 @@ def before_call(context, case, **kwargs):
             body = {key: value for key, value in case.body.items() if key not in unnamed}
             case.body = {**body, "image": "pileus-guest", "flavor": "nano"}
         if operation(case) == "create_reservation":
-            case.body = {**case.body, "flavor": "nano"}
+            case.body = {**case.body, "flavor": "nano", "zone": None}
         if case.meta.phase.name.value == "stateful":
             # What a dry run would make is not there to be asked for.
             query.pop("dry_run", None)
@@ -94,6 +94,9 @@ UNSAID = [
     ("create_instance", r"/(group|reservation)", "there is no "),
     ("create_instance", r"/(zone|required_traits/\d+)", "no host "),
     ("create_instance", r"/forbidden_traits/\d+", "is required, too"),
+    ("explain_placement", r"/(zone|required_traits/\d+)", "no host "),
+    ("explain_placement", r"/forbidden_traits/\d+", "is required, too"),
+    ("create_reservation", r"/zone", "no host "),
     ("create_reservation", r"/flavor", "there is no flavor "),
     ("create_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
     ("update_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
