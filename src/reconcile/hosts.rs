@@ -121,8 +121,9 @@ async fn watch(ctx: Context, id: HostId, counts: Counts, end: CancellationToken)
 }
 
 /// A heartbeat: the domains alone, over connections that know whose they are. `false`: there is more to be asked, or to be
-/// said of the host. `counted`: how many claims it had counted a moment ago; `None`: it was not up. `still`: what the domains were when all of the host's instances were at rest and as they should be; while
-/// they are the same, the instances are not read again before the next look.
+/// said of the host. `counted`: how many claims it had counted a moment ago; `None`: it was not up. `still`: what the domains were
+/// when all of the host's instances were at rest and as they should be; while they are the same, the instances are not read again
+/// before the next look.
 async fn glance(
     ctx: &Context,
     id: HostId,

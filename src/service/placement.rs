@@ -164,7 +164,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
     // What a refusal tells of: the hosts as they are, without those who come first.
     let hosts = index.clone();
     let mut kept = if slots.is_none() { line.serve(app, &mut index)? } else { Kept::default() };
-    let mut found_one = false;
+    let mut too_late = false;
     for _ in 0..TRIES {
         let found = if let Some(free) = &mut slots {
             let slot = admitted(&index, &wishes, free).cloned();
@@ -176,7 +176,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             *app.round_robin() = cursor;
             host.ok().map(|host| (host, None))
         };
-        found_one = found.is_some();
+        too_late = found.is_some();
         let Some((host, slot)) = found else { break };
         let claim = Claim::of(who, host, slot);
         let now = write.now;
@@ -190,7 +190,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             wish.exclude.insert(host);
         }
     }
-    if found_one {
+    if too_late {
         return Err(outrun());
     }
     let explanation = if let Some(free) = &slots {

@@ -112,6 +112,7 @@ pub async fn claim(
     Ok(made)
 }
 
+/// Whether the claim is still there: not given back, nor taken back by a crash of the database.
 pub async fn is_there(conn: &mut PgConnection, id: IncarnationId) -> Result<bool> {
     let there = sqlx::query_scalar("select exists (select from incarnations where id = $1)")
         .bind(id)
