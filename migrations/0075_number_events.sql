@@ -1,6 +1,6 @@
--- Numbers what was committed, at most so many events, and gives how far the feed reaches. In one statement: nobody who leaves in
--- the middle leaves the feed locked. Each line of it sees what was committed by then.
-create function number_events(most bigint) returns bigint language plpgsql as $$
+-- Numbers what was committed, at most so many events. In one statement: nobody who leaves in the middle leaves the feed locked.
+-- Each line of it sees what was committed by then.
+create function number_events(most bigint) returns void language plpgsql as $$
 declare
     last bigint;
     done bigint;
@@ -14,6 +14,5 @@ begin
     if done > 0 then
         update event_feed set last_seq = last + done;
     end if;
-    return last + done;
 end
 $$;
