@@ -239,6 +239,7 @@ pub async fn loops(app: &App, signals: mpsc::Receiver<(HostId, Signal)>) -> Resu
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
+        making: reconcile::Turns::default(),
         compared: app.compared.clone(),
         owner: Uuid::now_v7(),
     });

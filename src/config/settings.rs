@@ -134,6 +134,7 @@ settings! {
     }
     "Images" {
         image_max_gib: u64 = "64" in 1..=16384, "Largest image, both its bytes and its virtual size";
+        image_store_spare_mib: u64 = "2048" in 0..=1048576, "Free space that uploads leave on the filesystem of IMAGE_DIR, where the database of `up` lies too; but at most a tenth of that filesystem";
         upload_stall: Duration[s] = "60" in 1..=3600, "An upload that sends nothing for this long is ended, and a download that takes nothing";
         image_check_timeout: Duration[s] = "300" in 1..=3600, "Longest run of qemu-img on one image";
         image_check_memory_mib: u64 = "1024" in 256..=16384, "Most memory (address space) that qemu-img may take";
@@ -170,7 +171,6 @@ settings! {
         virt_type: VirtType = "auto" of ["auto", "kvm", "qemu"], "How the local host of `up` virtualises; auto: KVM where the CPU can, else QEMU";
         heartbeat: Duration[s] = "10" in 1..=600, "How often a host is asked whether it lives";
         host_call_deadline: Duration[s] = "30" in 1..=600, "Longest call to a host";
-        host_connections: u32 = "2" in 1..=16, "libvirt connections to each host";
         allow_test_hosts: bool = "off" of ["on", "off"], "Whether hosts at test:///default and test:///FILE may be registered: libvirt's mock host, which keeps records of guests and runs none. For trials of the API and for benchmarks";
         host_gone_after: Duration[s] = "120" in 1..=86400, "A delete waits this long for a host that does not answer; then the instance goes, and what it left on the host goes when that is back";
         base_image_keep: Duration[s] = "3600" in 0..=31536000, "How long a base image stays on a host that no instance uses it on";

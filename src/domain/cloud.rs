@@ -65,6 +65,14 @@ pub struct Drift {
     /// How many sweeps found it.
     #[schema(minimum = 1, example = 3)]
     pub sightings: i64,
+    /// How often its removal failed.
+    #[schema(minimum = 0, example = 0)]
+    pub attempts: i64,
+    /// When it failed last.
+    pub tried_at: Option<DateTime<Utc>>,
+    /// Why it failed.
+    #[schema(max_length = 4000, example = "delete volume disk-1.qcow2: Operation not permitted")]
+    pub last_error: Option<String>,
 }
 
 /// What `POST /v1/cloud/actions/rotate-keys` may be told.

@@ -120,9 +120,61 @@ pub fn check_text(pointer: &str, text: &str, max: usize) -> Result<()> {
     Ok(())
 }
 
+/// What a host or its libvirt said, without where things lie and what others are: paths, addresses and UUIDs. For those who may
+/// know what failed and not where.
+pub fn without_places(said: &str) -> String {
+    let edge = |c: char| c.is_whitespace() || "'\"`(),;=".contains(c);
+    let mut told = String::with_capacity(said.len());
+    for piece in said.split_inclusive(edge) {
+        let word = piece.trim_end_matches(|c: char| edge(c) || ":.".contains(c));
+        let after = &piece[word.len()..];
+        match word {
+            _ if word.len() > 1 && word.starts_with('/') => told.push_str("<path>"),
+            _ if word.contains("://") => told.push_str("<address>"),
+            _ => told.push_str(&without_ids(word)),
+        }
+        told.push_str(after);
+    }
+    told
+}
+
+fn without_ids(word: &str) -> String {
+    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
+    let is_id = |at: usize| {
+        let id = word.get(at..at + LENGTH);
+        id.is_some_and(|id| id.as_bytes()[8] == b'-' && id.parse::<uuid::Uuid>().is_ok())
+    };
+    match (0..word.len().saturating_sub(LENGTH - 1)).find(|at| is_id(*at)) {
+        Some(at) => format!("{}<id>{}", &word[..at], without_ids(&word[at + LENGTH..])),
+        None => word.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_host_said_is_told_without_paths_addresses_and_ids() {
+        let id = "0197a3f0-4c5e-8d3a-9d2f-000000000017";
+        let cases = [
+            (
+                format!(
+                    "Cannot access storage file '/srv/pools/disk-{id}.qcow2' (as uid:64055): No such file"
+                ),
+                "Cannot access storage file '<path>' (as uid:64055): No such file",
+            ),
+            ("mkdir /var/lib: 1/2 done".into(), "mkdir <path>: 1/2 done"),
+            (
+                format!("at qemu+tls://node7/system: the domain x-{id}-{id} ({id}; boot 3), é{id}"),
+                "at <address>: the domain x-<id>-<id> (<id>; boot 3), é<id>",
+            ),
+            ("no room: 5 of 7 GiB".into(), "no room: 5 of 7 GiB"),
+        ];
+        for (said, told) in cases {
+            assert_eq!(without_places(&said), told);
+        }
+    }
 
     #[test]
     fn a_name_of_any_script_is_taken_and_control_characters_and_emoji_are_not() {

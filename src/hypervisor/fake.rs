@@ -112,6 +112,14 @@ impl FakeHost {
         lock(&self.world).files.insert(path.into(), bytes.into());
     }
 
+    /// Whether guests' disks can grow no more: those that run are halted, again at each resume.
+    pub fn set_disk_full(&self, full: bool) {
+        self.quietly(|world, _| {
+            world.disk_full = full;
+            world.halt_writers();
+        });
+    }
+
     /// Ends a domain behind everybody's back. Tells whether there was one.
     pub fn kill(&self, id: InstanceId) -> bool {
         self.quietly(|world, clock| world.end(id, clock))
@@ -126,7 +134,8 @@ impl FakeHost {
     /// Makes a domain that is nobody's business, e.g. with a UUID that we want.
     pub fn add_foreign_domain(&self, id: InstanceId, name: &str, power: Power) {
         let name = name.into();
-        let seen = DomainSeen { id, name, power, stamp: None, agent: false, macs: Vec::new() };
+        let seen =
+            DomainSeen { id, name, power, halt: None, stamp: None, agent: false, macs: Vec::new() };
         lock(&self.world).domains.insert(id, FakeDomain { seen, spec: None });
     }
 
@@ -136,9 +145,16 @@ impl FakeHost {
         lock(&self.world).networks.insert(uuid, network);
     }
 
+    /// Cuts an uploaded volume to half its length. Tells whether there was one.
+    pub fn damage(&self, name: &str) -> bool {
+        let mut world = lock(&self.world);
+        let volume = world.volumes.get_mut(name).and_then(|volume| volume.file_bytes.as_mut());
+        volume.map(|bytes| *bytes /= 2).is_some()
+    }
+
     /// Makes a volume that no call of ours made.
     pub fn add_foreign_volume(&self, name: &str, capacity_bytes: u64) {
-        let volume = FakeVolume { capacity_bytes, base: None, filled: true };
+        let volume = FakeVolume { capacity_bytes, file_bytes: None, base: None, filled: true };
         lock(&self.world).volumes.insert(name.into(), volume);
     }
 

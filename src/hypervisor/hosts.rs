@@ -20,6 +20,8 @@ use crate::domain::metric;
 /// Calls of one host that run at a time. A hung one counts until its thread comes back, so that a host can never hold more
 /// threads than this, however often it is asked.
 pub const THREADS: usize = 8;
+/// Uploads to one host that run at a time: they may take hours, and others need its threads and connections.
+pub const UPLOADS: usize = 2;
 /// Calls of one host that wait for a thread; more are turned away at once.
 pub const WAITING: usize = 256;
 /// Signals that wait in the channel of `Hosts::fake`.
@@ -49,6 +51,7 @@ struct Lane {
 struct Load {
     threads: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    uploads: Arc<Semaphore>,
     /// Whether it answered when it was asked last.
     answers: Arc<AtomicBool>,
 }
@@ -88,6 +91,7 @@ impl Hosts {
             None => Load {
                 threads: Arc::new(Semaphore::new(THREADS)),
                 waiting: Arc::new(AtomicUsize::new(0)),
+                uploads: Arc::new(Semaphore::new(UPLOADS)),
                 answers: Arc::new(AtomicBool::new(true)),
             },
         };
@@ -127,6 +131,11 @@ impl Hosts {
             (*id, running, waiting)
         };
         self.lock().iter().map(of).collect()
+    }
+
+    /// Leave to upload to the host, until it is dropped by whoever uploads. `None`: as many as may do so already.
+    pub fn upload_turn(&self, host: HostId) -> Option<OwnedSemaphorePermit> {
+        self.lane(host)?.load.uploads.try_acquire_owned().ok()
     }
 
     /// The hosts that are known here.

@@ -45,7 +45,8 @@ pub trait Hypervisor: Send + Sync {
     fn shutdown(&self, id: InstanceId) -> Result<(), Fault>;
     /// Ends the domain at once and for good. Ok if it is gone; `Conflict` if it is there and not ours.
     fn power_off(&self, id: InstanceId) -> Result<(), Fault>;
-    /// Ok if it is paused already. `Transient` if there is no domain; `Conflict` if it is not ours. `resume` likewise.
+    /// Ok if it is paused already. `Transient` if there is no domain; `Conflict` if it is not ours. `resume` likewise; it wakes a
+    /// guest that sleeps, too.
     fn pause(&self, id: InstanceId) -> Result<(), Fault>;
     fn resume(&self, id: InstanceId) -> Result<(), Fault>;
     /// Whether the guest agent answers a ping within two seconds. `false` if there is no domain or no agent.
@@ -211,6 +212,8 @@ pub struct DomainSeen {
     pub id: InstanceId,
     pub name: String,
     pub power: Power,
+    /// Why the hypervisor itself has paused it; nobody asked for that.
+    pub halt: Option<Halt>,
     /// `None`: not made by any Pileus. A stamp of another cloud is foreign too.
     pub stamp: Option<Stamp>,
     /// Whether the guest agent's channel is connected.
@@ -225,6 +228,17 @@ pub enum Power {
     Paused,
     /// Shutting down, crashed, or defined and off: present but not running. A transient domain leaves this by itself.
     Off,
+}
+
+/// Why a hypervisor pauses a guest by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Halt {
+    /// What it wrote could not be put on the host's disk. QEMU stops a guest only where there is no room: other errors it hands on.
+    Disk,
+    /// Its kernel, or QEMU's machine, came to an end that it cannot go on from.
+    Crashed,
+    /// It does not say why, or has something under way with it.
+    Other,
 }
 
 /// A domain to be. Its libvirt name is `pileus-<first 8 of cloud>-<instance id>`.
@@ -259,6 +273,8 @@ pub struct VolumeSeen {
     pub name: String,
     /// As the host sees it: for an uploaded qcow2 its file's length at first, and the guest's size after a refresh.
     pub capacity_bytes: u64,
+    /// Length of its file; `None` where it was not asked for, or there is no file.
+    pub file_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,6 +315,9 @@ pub struct NetworkSpec {
     /// DHCP hosts that are there stay, whoever they are; one that is in the way of one of `hosts` is then a fault, unless it
     /// stands there for whoever has the address.
     pub keep_others: bool,
+    /// It was made on this host before: where it is not there now, guests may have been left without it, and are put on it
+    /// again.
+    pub known: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

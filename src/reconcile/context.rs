@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::fault;
 use super::placer::Placer;
+use super::seats;
 use super::turns::Turns;
 use crate::config::Config;
 use crate::domain::beat::Beats;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub placer: Placer,
     /// Networks on hosts that are being settled: a long queue there must not hold every connection to the database.
     pub settling: Turns<(HostId, NetworkId)>,
+    /// One of them at a time on each host: one that hangs holds one connection to the database.
+    pub making: Turns<HostId>,
     /// The hosts that this process has compared with the database: see `hold`.
     pub compared: Compared,
     /// This process, as the leases name it.
@@ -99,6 +102,8 @@ pub enum Trouble {
     /// Another worker has the item: nothing may be written any more.
     #[error("the lease was lost")]
     LeaseLost,
+    #[error("Pileus itself failed: its log says more; please report it")]
+    Ours,
 }
 
 impl From<Error> for Trouble {
@@ -123,6 +128,7 @@ impl Trouble {
             Self::Host(fault) => fault.kind.as_str(),
             Self::Store(_) => "database",
             Self::LeaseLost => "lease_lost",
+            Self::Ours => "internal",
         }
     }
 }
@@ -212,7 +218,7 @@ impl Context {
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         Span::current().record("host", display(host));
-        self.hosts.look(host, what, self.config.host_call_deadline, f).await
+        seats::away(self.hosts.look(host, what, self.config.host_call_deadline, f)).await
     }
 
     /// A call that changes something on a host, with the usual deadline.
@@ -239,7 +245,7 @@ impl Context {
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         Span::current().record("host", display(host));
-        self.hosts.call(host, what, deadline, f).await
+        seats::away(self.hosts.call(host, what, deadline, f)).await
     }
 
     /// Writes an event of ours into `tx`.

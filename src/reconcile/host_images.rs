@@ -79,18 +79,28 @@ pub async fn want(
     Ok(Outcome::wait(TimeDelta::seconds(2), reason))
 }
 
-/// The volume is not on the host, whatever we thought.
-pub async fn lost(ctx: &Context, lease: &Lease, host: HostId, sha256: &str) -> Result<(), Trouble> {
+/// The volume is not on the host, or not whole, whatever we thought; an instance that found out says so by its lease. Gives
+/// whether anybody thought so.
+pub async fn lost(
+    ctx: &Context,
+    finder: Option<&Lease>,
+    host: HostId,
+    sha256: &str,
+) -> Result<bool, Trouble> {
     let mut tx = store::begin(&ctx.db).await?;
-    if let Some(row) = store::host_images::find(&mut tx, host, sha256).await? {
+    let row = store::host_images::find(&mut tx, host, sha256).await?;
+    let found = row.as_ref().is_some_and(|row| row.present);
+    if let Some(row) = row {
         let (item, now) = (Kind::HostImage, ctx.clock.now());
         work::touch_afresh(&mut tx, item, row.id, now, &Asked::default()).await?;
-        work::on_behalf(&mut tx, lease, item, row.id).await?;
+        if let Some(lease) = finder {
+            work::on_behalf(&mut tx, lease, item, row.id).await?;
+        }
         store::host_images::set_present(&mut tx, row.id, false).await?;
     }
     tx.commit().await?;
     ctx.changes.wake();
-    Ok(())
+    Ok(found)
 }
 
 /// An instance left the host: its base may have lost its last user, and is looked at when it has rested.
@@ -147,6 +157,12 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
 }
 
 async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome, Trouble> {
+    let Some(turn) = ctx.hosts.upload_turn(row.host_id) else {
+        return Ok(Outcome::wait(
+            TimeDelta::seconds(2),
+            "other images are on their way to the host",
+        ));
+    };
     let path = image::path(&ctx.config.image_dir, &row.sha256);
     let upload = Upload {
         name: row.volume(),
@@ -162,6 +178,8 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
     let watch = Arc::downgrade(&alive);
     ctx.confirm(lease).await?;
     let call = ctx.long_host_call(row.host_id, "upload the image", UPLOAD_MAX, move |host| {
+        // Also while it hangs, and nobody waits for it any more.
+        let _turn = turn;
         let mut file = File::open(&path).map_err(|error| {
             Fault::permanent(format!("the image's bytes cannot be read: {error}"))
         })?;

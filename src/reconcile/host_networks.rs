@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Context, Trouble, fault, hold};
+use super::{Context, Trouble, fault, hold, seats};
 use crate::domain::id::{HostId, NetworkId};
 use crate::domain::port;
 use crate::hypervisor::{DhcpHost, NetworkSpec};
@@ -19,13 +19,19 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
     // Others whom this database does not know may use it: their entries stay, and so does the network.
     let keep = hold::why(ctx, host).await?.is_some();
     // Among our own first, then among all processes.
-    let Some(turn) = ctx.settling.take((host, network)).await else { return Ok(()) };
+    let turns = async {
+        let turn = ctx.settling.take((host, network)).await?;
+        Some((turn, ctx.making.take(host).await))
+    };
+    let Some((turn, _one_on_the_host)) = seats::away(turns).await else { return Ok(()) };
     let mut tx = store::begin_patiently(&ctx.db).await?;
     store::host_networks::lock(&mut tx, host, network).await?;
     let plan = store::host_networks::plan(&mut tx, network).await?;
     let entries = store::host_networks::entries(&mut tx, host, network).await?;
     match plan {
         Some(plan) if !entries.is_empty() => {
+            // A crash before the commit leaves a network without this note; whoever wanted it comes again and notes it.
+            let known = store::host_networks::note(&mut tx, host, network).await?;
             let standing = standing(&plan, &entries);
             let hosts = entries.into_iter().map(|Entry { mac, address }| DhcpHost { mac, address });
             let spec = NetworkSpec {
@@ -36,9 +42,8 @@ pub async fn settle(ctx: &Context, host: HostId, network: NetworkId) -> Result<(
                 hosts: hosts.collect(),
                 standing,
                 keep_others: keep,
+                known,
             };
-            // A crash before the commit leaves a network without this note; whoever wanted it comes again and notes it.
-            store::host_networks::note(&mut tx, host, network).await?;
             fault::point("network_noted");
             ctx.host(host, "make the network", move |host| host.ensure_network(&spec)).await?;
         }

@@ -14,7 +14,7 @@ use crate::domain::clock::Time;
 use crate::domain::event::Subject;
 use crate::domain::id::InstanceId;
 use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
-use crate::hypervisor::Fault;
+use crate::hypervisor::{Fault, Halt};
 use crate::store;
 use crate::store::instances::Record;
 use crate::store::ports::PortView;
@@ -56,8 +56,8 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     {
         return Ok(hold::wait());
     }
-    let silent = sight.agent_silent;
-    Look { ctx, lease, record: &record, ports: &ports, silent, now }.take(step).await
+    let (silent, halt) = (sight.agent_silent, sight.halt);
+    Look { ctx, lease, record: &record, ports: &ports, silent, halt, now }.take(step).await
 }
 
 /// Whether the step would end a guest that this database may be too old to know: one of another incarnation, or of a later
@@ -84,6 +84,8 @@ struct Look<'a> {
     ports: &'a [PortView],
     /// Whether the guest agent let us wait in vain.
     silent: bool,
+    /// Why the hypervisor has paused the guest by itself.
+    halt: Option<Halt>,
     now: Time,
 }
 
@@ -140,7 +142,11 @@ impl Look<'_> {
             }
             (Step::Resume, Some((_, host))) => {
                 self.ctx.effect(self.lease, host, "resume", move |host| host.resume(id)).await?;
-                Ok(Outcome::Again)
+                match self.halt {
+                    None => Ok(Outcome::Again),
+                    // It may run on, which the next look sees: until then it counts as failed.
+                    Some(halt) => Err(halted(halt).into()),
+                }
             }
             (Step::Shutdown { again }, Some((_, host))) => {
                 self.ctx
@@ -207,6 +213,21 @@ impl Look<'_> {
             None
         };
         Outcome::Settled { next, reason: None }
+    }
+}
+
+/// A guest that its hypervisor paused was resumed, and may be halted again.
+fn halted(halt: Halt) -> Fault {
+    match halt {
+        Halt::Disk => Fault::transient(
+            "the guest was paused because its disk could not be written: the host's storage has no room; make room there, or delete instances of that host. Resumed now, to go on where there is room",
+        ),
+        Halt::Other => Fault::transient(
+            "the guest was paused by its hypervisor, which does not say why; perhaps the host's storage has no room. Resumed now",
+        ),
+        Halt::Crashed => Fault::permanent(
+            "the guest was paused because its machine crashed: reboot the instance with \"hard\": true",
+        ),
     }
 }
 

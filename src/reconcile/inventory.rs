@@ -61,7 +61,7 @@ mod tests {
         let id = |number: i64| -> IncarnationId {
             format!("{}{number:012x}", IncarnationId::front(Uuid::now_v7())).parse().unwrap()
         };
-        let volume = |name: String| VolumeSeen { name, capacity_bytes: 1 };
+        let volume = |name: String| VolumeSeen { name, capacity_bytes: 1, file_bytes: None };
         let mut inventory = Inventory {
             domains: vec![],
             volumes: vec![volume(format!("seed-{}.iso", id(7))), volume("notes.txt".into())],

@@ -1,11 +1,11 @@
 //! The pace: due work is leased, looked at until it settles, and given back with the time of the next look.
 
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,12 +13,13 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
 use super::context::in_time;
+use super::seats::Seats;
 use super::{Context, Outcome, Run, Trouble, reconcile};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::{metric, trace};
-use crate::hypervisor::FaultKind;
+use crate::hypervisor::{Fault, FaultKind};
 use crate::store;
 use crate::store::work::{self, Claimed, Failure, Hold, Kind, Lease, Settled};
 
@@ -32,26 +33,26 @@ const PERMANENT_PAUSE: TimeDelta = TimeDelta::seconds(5);
 /// Runs until `shutdown`, then waits for the steps that are under way.
 pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let beat = beats.register("pace", Duration::from_secs(60), ctx.clock.now());
-    let workers = Arc::new(Semaphore::new(ctx.config.reconcile_workers as usize));
+    let seats = Seats::new(ctx.config.reconcile_workers as usize);
     let tasks = TaskTracker::new();
     while !shutdown.is_cancelled() {
         let claimed =
-            claim_and_spawn(&ctx, &workers, &tasks, &shutdown).await.unwrap_or_else(|error| {
+            claim_and_spawn(&ctx, &seats, &tasks, &shutdown).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "due work could not be claimed; trying again");
                 0
             });
         beat.alive(ctx.clock.now());
         // A full house is asked again as soon as one leaves, an empty one when somebody wakes us or the next item is due.
-        if claimed == 0 && workers.available_permits() > 0 {
+        if claimed == 0 && seats.free() > 0 {
             let pause = pause(&ctx).await;
             tokio::select! {
                 () = ctx.changes.work(), if ctx.config.reconcile_wake => {}
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
             }
-        } else if workers.available_permits() == 0 {
+        } else if seats.free() == 0 {
             tokio::select! {
-                free = workers.acquire() => drop(free),
+                () = seats.wait() => {}
                 () = tokio::time::sleep(Duration::from_secs(20)) => {}
                 () = shutdown.cancelled() => {}
             }
@@ -80,14 +81,14 @@ async fn give_back(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Leases as much due work as there are free workers, and sets them to it; gives how much.
+/// Leases as much due work as there are free seats, and sets them to it; gives how much.
 async fn claim_and_spawn(
     ctx: &Context,
-    workers: &Arc<Semaphore>,
+    seats: &Seats,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<usize> {
-    let free = workers.available_permits();
+    let free = seats.free();
     if free == 0 {
         return Ok(0);
     }
@@ -96,12 +97,9 @@ async fn claim_and_spawn(
             .await?;
     let count = leases.len();
     for claimed in leases {
-        let Ok(permit) = Arc::clone(workers).acquire_owned().await else { break };
+        let Some(seat) = seats.take().await else { break };
         let (ctx, stop) = (ctx.clone(), stop.clone());
-        tasks.spawn(async move {
-            work_off(&ctx, claimed, &stop).await;
-            drop(permit);
-        });
+        tasks.spawn(seat.hold(async move { work_off(&ctx, claimed, &stop).await }));
     }
     Ok(count)
 }
@@ -194,14 +192,34 @@ async fn look_until_settled(
 ) -> Result<Outcome, Trouble> {
     for _ in 0..LOOKS {
         // On the heap: it is as large as the largest step, and is moved about with all that holds it.
-        match Box::pin(reconcile(ctx, lease)).await? {
+        match Box::pin(caught(reconcile(ctx, lease))).await? {
             // The next step is another process's.
             Outcome::Again if stop.is_cancelled() => break,
             Outcome::Again => {}
             done @ (Outcome::Settled { .. } | Outcome::Gone) => return Ok(done),
         }
     }
-    Ok(Outcome::Settled { next: Some(TimeDelta::zero()), reason: None })
+    if stop.is_cancelled() {
+        return Ok(Outcome::Again);
+    }
+    Err(Fault::transient(format!(
+        "{LOOKS} steps in a row did not settle it: something changes it as fast as it is set right"
+    ))
+    .into())
+}
+
+/// One look. A fault of our own ends it like any other: told, counted, and tried again after a pause.
+async fn caught(look: impl Future<Output = Result<Outcome, Trouble>>) -> Result<Outcome, Trouble> {
+    // Nothing of a look outlives it but what is committed, and locks that panics poison are taken all the same.
+    match AssertUnwindSafe(look).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+            tracing::error!(said = said.unwrap_or_default(), "a look ended in a panic");
+            Err(Trouble::Ours)
+        }
+    }
 }
 
 /// Extends the lease at every third of its length; returns when it is lost, by the database's word or by our own watch.
@@ -293,7 +311,7 @@ fn failed(ctx: &Context, lease: &Lease, trouble: &Trouble, now: Time) -> (Settle
             tracing::error!(error = format!("{error:#}"), "reconcile failed in the database");
             "the database could not be read or written".to_owned()
         }
-        Trouble::LeaseLost => trouble.to_string(),
+        Trouble::LeaseLost | Trouble::Ours => trouble.to_string(),
     };
     tracing::info!(attempts, stalled = stalled_at.is_some(), %error, "attempt failed");
     let kind = match (lease.stalled_at, stalled_at) {
@@ -330,6 +348,13 @@ fn backoff(min: Duration, max: Duration, attempts: i64, chance: f64) -> TimeDelt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_like_any_other() {
+        let broken = caught(async { Err(std::hint::black_box(None::<Trouble>).unwrap()) }).await;
+        assert_eq!(broken.unwrap_err().kind(), "internal");
+        assert_eq!(caught(async { Ok(Outcome::Gone) }).await.unwrap(), Outcome::Gone);
+    }
 
     #[test]
     fn the_pause_doubles_up_to_its_bound_and_never_vanishes() {

@@ -37,7 +37,7 @@ async fn touch(ctx: &Context, batch: &[(HostId, Signal)]) -> Result<()> {
             Signal::Domain(id) => {
                 // A foreign domain's signal names no instance of ours, and makes no work.
                 if store::instances::is_on_host(&mut tx, *id, *host).await? {
-                    work::touch(&mut tx, Kind::Instance, id.0, now).await?;
+                    work::hint(&mut tx, Kind::Instance, id.0, now).await?;
                 }
             }
             Signal::Connection => {

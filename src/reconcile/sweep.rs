@@ -10,13 +10,14 @@ use serde_json::json;
 use super::context::in_time;
 use super::images::{Images, Swept};
 use super::inventory::{self, Inventory};
-use super::{Context, Run, hold};
+use super::{Context, Run, hold, mend};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
 use crate::domain::metric;
 use crate::domain::volume::{Owner, owner};
+use crate::hypervisor::FaultKind;
 use crate::store::hosts::Reached;
 use crate::store::orphans::{Found, Orphan, Thing};
 use crate::store::{self};
@@ -84,6 +85,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     if !store::orphans::try_lock(&mut tx, host.id).await? {
         return Ok(());
     }
+    let bases = store::host_images::on_host(&mut tx, host.id).await?;
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
     let inventory = match ctx.look(host.id, "list what the host has", inventory::look).await {
         Ok(inventory) => inventory,
@@ -99,15 +101,28 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     store::orphans::note(&mut tx, host.id, &found, now).await?;
     let known = store::orphans::on_host(&mut tx, host.id).await?;
     tx.commit().await?;
+    if let Err(error) = mend::all(ctx, host.id, &bases, &inventory).await {
+        tracing::warn!(host = %host.id, %error, "what is missing on a host could not be brought back; trying again");
+    }
     if hold::everywhere(ctx).await?.is_some() {
         // What was found is told as drift, and stays.
         return Ok(());
     }
     let grace = TimeDelta::from_std(ctx.config.sweep_grace).unwrap_or(TimeDelta::minutes(5));
     for orphan in due(&known, &inventory, ctx.config.sweep_share_percent, grace, now) {
-        remove(ctx, host, orphan).await?;
+        if remove(ctx, host, orphan).await? == Removal::Silent {
+            break;
+        }
     }
     Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    /// It is gone, or has an owner after all, or could not be removed and says why.
+    Tried,
+    /// The host did not answer: nobody need ask for the next one.
+    Silent,
 }
 
 /// Who may own something on the host.
@@ -228,15 +243,15 @@ fn thing(orphan: &Orphan) -> Option<Thing> {
     }
 }
 
-async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
-    let Some(thing) = thing(orphan) else { return Ok(()) };
+async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<Removal> {
+    let Some(thing) = thing(orphan) else { return Ok(Removal::Tried) };
     let mut tx = store::begin_patiently(&ctx.db).await?;
     // Since the look somebody may have come to need it: asked again, with those who could come locked out.
     if !store::orphans::lock_out(&mut tx, host.id, &thing).await?
         || store::orphans::is_owned(&mut tx, host.id, &thing).await?
     {
         tracing::debug!(host = %host.id, kind = orphan.kind, name = orphan.name, "an orphan found an owner");
-        return Ok(());
+        return Ok(Removal::Tried);
     }
     let (kind, name) = (orphan.kind.clone(), orphan.name.clone());
     let removed = ctx
@@ -247,17 +262,29 @@ async fn remove(ctx: &Context, host: &Reached, orphan: &Orphan) -> Result<()> {
             _ => name.parse().map_or(Ok(()), |id| host.delete_console(id)),
         })
         .await;
-    let (outcome, word, error) = match removed {
-        Ok(()) => (EventOutcome::Done, "ok", None),
-        Err(fault) => (EventOutcome::Failed, fault.kind.as_str(), Some(fault.message)),
-    };
-    counter!(metric::SWEPT, "kind" => orphan.kind.clone(), "outcome" => word).increment(1);
-    tracing::info!(host = %host.id, kind = orphan.kind, name = orphan.name, ?error, "an orphan was swept");
     let subject = Subject { kind: "host", id: host.id.0, name: host.name.clone(), tenant: None };
-    let detail = json!({ "kind": orphan.kind, "name": orphan.name, "since": orphan.first_seen_at, "error": error });
-    ctx.event(&mut tx, "host.sweep", subject, outcome, detail).await?;
+    let (kind, name, since) = (&orphan.kind, &orphan.name, orphan.first_seen_at);
+    let Err(fault) = removed else {
+        counter!(metric::SWEPT, "kind" => kind.clone(), "outcome" => "ok").increment(1);
+        tracing::info!(host = %host.id, kind, name, "an orphan was swept");
+        let detail = json!({ "kind": kind, "name": name, "since": since, "error": null });
+        ctx.event(&mut tx, "host.sweep", subject, EventOutcome::Done, detail).await?;
+        tx.commit().await?;
+        return Ok(Removal::Tried);
+    };
+    counter!(metric::SWEPT, "kind" => kind.clone(), "outcome" => fault.kind.as_str()).increment(1);
+    tracing::warn!(host = %host.id, kind, name, %fault, "an orphan could not be swept");
+    store::orphans::note_failure(&mut tx, host.id, orphan, &fault.message, ctx.clock.now()).await?;
+    // Once, not at every attempt: the account tells of the others.
+    if orphan.last_error.as_ref() != Some(&fault.message) {
+        let detail = json!({ "kind": kind, "name": name, "since": since, "error": fault.message });
+        ctx.event(&mut tx, "host.sweep", subject, EventOutcome::Failed, detail).await?;
+    }
     tx.commit().await?;
-    Ok(())
+    Ok(match fault.kind {
+        FaultKind::Unreachable => Removal::Silent,
+        FaultKind::Transient | FaultKind::Permanent | FaultKind::Conflict => Removal::Tried,
+    })
 }
 
 #[cfg(test)]
@@ -273,6 +300,8 @@ mod tests {
             first_seen_at: since,
             last_seen_at: since,
             sightings,
+            tried_at: None,
+            last_error: None,
         }
     }
 
@@ -280,8 +309,9 @@ mod tests {
     fn only_what_is_ours_ripe_and_within_the_share_goes() {
         let start = Time::default();
         let now = start + TimeDelta::minutes(10);
-        let volumes =
-            (0..20).map(|i| VolumeSeen { name: i.to_string(), capacity_bytes: 1 }).collect();
+        let volumes = (0..20)
+            .map(|i| VolumeSeen { name: i.to_string(), capacity_bytes: 1, file_bytes: None })
+            .collect();
         let inventory = Inventory { domains: vec![], volumes, networks: vec![], consoles: vec![] };
         let known = [
             orphan("foreign", false, 9, start),

@@ -10,6 +10,7 @@ use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::Event;
 use crate::domain::page::{Order, SeqPage};
+use crate::domain::text::without_places;
 use crate::store;
 use crate::store::events::{Filter, Reach};
 
@@ -44,7 +45,19 @@ pub async fn list(
 ) -> Result<(Vec<Event>, Option<String>)> {
     let filter = wanted.seen_by(caller)?;
     let rows = store::events::list(&mut *app.conn().await?, &filter, page).await?;
+    let rows = rows.into_iter().map(|event| told(event, caller.admin)).collect();
     Ok(page.cut(rows, |event| event.seq))
+}
+
+/// As this reader sees it: which host it was, and where that keeps things, is for admins.
+fn told(mut event: Event, admin: bool) -> Event {
+    if !admin && let Some(detail) = event.detail.as_object_mut() {
+        detail.remove("host_id");
+        if let Some(serde_json::Value::String(error)) = detail.get_mut("error") {
+            *error = without_places(error);
+        }
+    }
+    event
 }
 
 /// A reader's place in the feed.
@@ -52,6 +65,7 @@ pub struct Follower {
     app: App,
     wanted: Wanted,
     filter: Filter,
+    admin: bool,
     bearer: String,
     after: i64,
     newest: watch::Receiver<i64>,
@@ -83,7 +97,8 @@ pub async fn follow(
         return Err(Error::field(pointer, detail));
     }
     let forgotten = (after < forgotten_seq).then_some(forgotten_seq);
-    let follower = Follower { app: app.clone(), wanted, filter, bearer, after, newest };
+    let follower =
+        Follower { app: app.clone(), wanted, filter, admin: caller.admin, bearer, after, newest };
     Ok(Start { follower, forgotten })
 }
 
@@ -93,6 +108,7 @@ impl Follower {
         let reach = *self.newest.borrow_and_update();
         let page = SeqPage { limit: BATCH, order: Order::Asc, after: self.after, before: i64::MAX };
         let rows = store::events::list(&mut *self.app.conn().await?, &self.filter, &page).await?;
+        let rows = rows.into_iter().map(|event| told(event, self.admin)).collect();
         let (rows, next) = page.cut(rows, |event| event.seq);
         let last = rows.last().map_or(self.after, |event| event.seq);
         // Where nothing is left up to the feed's reach, the next look need not go over it again.
@@ -112,6 +128,7 @@ impl Follower {
     pub async fn check(&mut self) -> Result<()> {
         let caller = authenticate(&self.app, &self.bearer).await?;
         self.filter = self.wanted.seen_by(&caller)?;
+        self.admin = caller.admin;
         Ok(())
     }
 }

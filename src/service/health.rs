@@ -32,6 +32,9 @@ pub async fn ready(app: &App) -> Result<Option<Time>> {
         }
         Err(_late) => faults.push("the database does not answer within 1 s".to_owned()),
     }
+    if store::full::lately() {
+        faults.push(store::full::SAID.to_owned());
+    }
     if faults.is_empty() {
         return Ok(held);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::full;
 use crate::domain::error::Error;
 
 /// Said of networks and of the hosts' own subnets alike: it must not tell whose it is.
@@ -126,6 +127,14 @@ impl From<sqlx::Error> for Error {
             // 57014, 25P03: waited, or was waited for, too long.
             let transient =
                 ["57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03"];
+            // 53100: disk full.
+            if database.code().is_some_and(|code| code == "53100") {
+                full::note();
+                return Self::Unavailable {
+                    detail: full::SAID.into(),
+                    retry_after: Duration::from_secs(30),
+                };
+            }
             if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {
                 return unavailable("the database is busy or restarting: try again");
             }

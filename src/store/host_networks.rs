@@ -88,16 +88,16 @@ pub async fn entries(
     Ok(rows.into_iter().map(|(mac, address)| Entry { mac, address: address.addr() }).collect())
 }
 
-/// Notes that the network is, or is about to be, on the host.
-pub async fn note(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {
-    sqlx::query(
+/// Notes that the network is, or is about to be, on the host. Gives whether that was noted before.
+pub async fn note(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<bool> {
+    let done = sqlx::query(
         "insert into host_networks (host_id, network_id) values ($1, $2) on conflict do nothing",
     )
     .bind(host)
     .bind(network)
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 0)
 }
 
 pub async fn unnote(conn: &mut PgConnection, host: HostId, network: NetworkId) -> Result<()> {

@@ -11,6 +11,7 @@ pub mod flavors;
 pub mod fleet;
 pub mod flush;
 pub mod fsck;
+pub mod full;
 pub mod generations;
 pub mod groups;
 pub mod host_images;

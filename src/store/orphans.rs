@@ -27,6 +27,9 @@ pub struct Orphan {
     pub first_seen_at: Time,
     pub last_seen_at: Time,
     pub sightings: i64,
+    /// When somebody last tried in vain to remove it.
+    pub tried_at: Option<Time>,
+    pub last_error: Option<String>,
 }
 
 /// What an orphan is, by what could own it.
@@ -126,14 +129,38 @@ pub async fn note(conn: &mut PgConnection, host: HostId, found: &[Found], now: T
     Ok(())
 }
 
+/// By kind; those that were never tried first, then whose turn is longest ago.
 pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Orphan>> {
     let rows = sqlx::query_as(
-        "select kind, name, ours, first_seen_at, last_seen_at, sightings from orphans where host_id = $1 order by kind, first_seen_at, name",
+        "select kind, name, ours, first_seen_at, last_seen_at, sightings, tried_at, last_error from orphans
+         where host_id = $1 order by kind, tried_at nulls first, first_seen_at, name",
     )
     .bind(host)
     .fetch_all(conn)
     .await?;
     Ok(rows)
+}
+
+/// Notes that it could not be removed.
+pub async fn note_failure(
+    conn: &mut PgConnection,
+    host: HostId,
+    orphan: &Orphan,
+    error: &str,
+    now: Time,
+) -> Result<()> {
+    sqlx::query(
+        "update orphans set attempts = attempts + 1, tried_at = $4, last_error = $5
+         where host_id = $1 and kind = $2 and name = $3",
+    )
+    .bind(host)
+    .bind(&orphan.kind)
+    .bind(&orphan.name)
+    .bind(now)
+    .bind(error)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// All of the account, by an id that is made of host, kind and name.
@@ -147,7 +174,7 @@ pub async fn list(
              select md5(o.host_id::text || ' ' || o.kind || ' ' || o.name)::uuid as id, o.host_id, h.name as host_name, o.kind, o.name,
                     case when not o.ours then 'foreign' when exists (select from cloud where held_since is not null) then 'held'
                          else 'swept' end as fate,
-                    o.first_seen_at, o.last_seen_at, o.sightings
+                    o.first_seen_at, o.last_seen_at, o.sightings, o.attempts, o.tried_at, o.last_error
              from orphans o join hosts h on h.id = o.host_id) drift
          where id > $1 and ($2::uuid is null or host_id = $2)
          order by id limit $3",

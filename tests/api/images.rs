@@ -77,6 +77,7 @@ async fn work(api: &Api) -> usize {
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: reconcile::Turns::default(),
+        making: reconcile::Turns::default(),
         compared: pileus::domain::compared::Compared::default(),
         owner: Uuid::now_v7(),
     });

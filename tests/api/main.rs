@@ -36,6 +36,7 @@ mod log;
 mod metrics;
 mod networks;
 mod ports;
+mod remedies;
 mod reservations;
 mod restore;
 mod secrets;

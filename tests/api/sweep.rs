@@ -47,6 +47,7 @@ async fn scene() -> Scene {
             dns: vec![],
             standing: Vec::new(),
             keep_others: false,
+            known: false,
             hosts: vec![],
         })
         .expect("a network");

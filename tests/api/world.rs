@@ -32,6 +32,7 @@ impl Process {
             hosts: api.app.hosts.clone(),
             placer: Placer::default(),
             settling: Turns::default(),
+            making: Turns::default(),
             compared,
             owner: Uuid::now_v7(),
         }))

@@ -85,6 +85,7 @@ impl World {
             dns: vec!["9.9.9.9".parse().unwrap(), "1.1.1.1".parse().unwrap()],
             standing: Vec::new(),
             keep_others: false,
+            known: false,
             hosts: vec![DhcpHost { mac: self.mac.clone(), address: self.address }],
         }
     }

@@ -147,6 +147,7 @@ impl<'a> Storm<'a> {
             hosts: self.connections.clone(),
             placer: Placer::default(),
             settling: Turns::default(),
+            making: Turns::default(),
             compared: pileus::domain::compared::Compared::default(),
             owner: Uuid::new_v4(),
         })

@@ -19,6 +19,7 @@ async fn cloud(host: Arc<Libvirtd>, pool: &'static str) -> Cloud {
         ("backoff-max-s", "2"),
         ("base-image-keep-s", "0"),
         ("overcommit-disk", "8"),
+        ("sweep-s", "2"),
     ];
     Cloud::on(host, Database::Shared(options), &settings).await
 }
@@ -110,6 +111,57 @@ async fn a_full_disk_is_named_and_everything_goes_on_when_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_fills_the_host_is_told_of_and_goes_on_when_there_is_room() {
+    let host = Arc::new(Libvirtd::start());
+    let mut cloud = cloud(host, "10.120.0.0/16").await;
+    cloud.terminate().await;
+    let pools = cloud.state.path().join("pools");
+    let (pools, disk) = (pools.display(), cloud.host.path("disk.img"));
+    // Room for the guest's image, and some of what it writes.
+    let script = format!(
+        "set -e; mkdir -p {pools}; truncate -s 4G {disk}; mkfs.ext4 -q -m 0 {disk}; mount -o loop {disk} {pools}; chmod 711 {pools}
+         mkdir {pools}/disks {pools}/consoles
+         free=$(df --output=avail -B1 {pools} | tail -n 1); fallocate -l $((free - 120 * 1048576)) {pools}/filler",
+        disk = disk.display()
+    );
+    cloud.host.run("bash", &["-c", &script]);
+    cloud.start().await;
+    let host = cloud.admin.get("/v1/hosts").await.expect(200)["items"][0]["id"].clone();
+    let host = format!("/v1/hosts/{}", host.as_str().unwrap());
+    cloud.admin.patch(&host, &json!({ "reserved_disk_gib": 0 })).await.expect(202);
+
+    // Past its file system, which is as large as its image.
+    let writes = "#!/bin/sh\ndd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=300 2>/dev/null; sync; echo all is written\n";
+    let mut writer = new("writer", "pileus-guest");
+    writer["user_data"] = json!(writes);
+    let id = cloud.admin.post("/v1/instances", &writer).await.expect(202)["id"].clone();
+    let id = id.as_str().unwrap();
+    let full = says(&cloud, id, "no room").await;
+    assert_eq!(
+        (&full["status"], &full["power"]),
+        (&json!("resuming"), &json!("paused")),
+        "{full:#}"
+    );
+    // It is tried again, at a pace: what an attempt stirs up does not bring on the next.
+    let resumes = async || {
+        let events = cloud.admin.get(&format!("/v1/events?resource_id={id}&limit=1000")).await;
+        events.expect(200)["items"].as_array().unwrap().len()
+    };
+    let before = resumes().await;
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    let seen = cloud.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
+    assert!(seen["attempts"].as_i64() >= Some(4), "{seen:#}");
+    let more = resumes().await - before;
+    assert!(more <= 20, "{more} events in 6 s");
+    let filler = format!("{pools}/filler");
+    cloud.host.run("rm", &[&filler]);
+    cloud.console_says(id, "all is written", 1).await;
+    cloud.until(id, "settled", "running", SOON).await;
+    cloud.delete(id).await;
+    cloud.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
     let cloud = cloud(crate::cloud::host(), "10.113.0.0/16").await;
     let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
@@ -147,7 +199,13 @@ async fn a_base_image_that_somebody_removed_is_uploaded_again() {
     let said = said.expect_err("a damaged base image is found");
     assert!(said.contains("damaged: base-"), "{said}");
 
-    // Removed, which is also what to do with a damaged one: for a new instance, and for one that is started again.
+    // The next sweep sees it, and has it uploaded anew.
+    let end = Instant::now() + SOON;
+    while std::fs::read(&base).ok().as_ref() != Some(&whole) {
+        assert!(Instant::now() < end, "the damaged base image stays");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    // Removed: for a new instance, and for one that is started again.
     for again in [false, true] {
         std::fs::remove_file(&base).unwrap();
         if again {

@@ -159,3 +159,33 @@ async fn a_guest_that_ignores_acpi_and_never_boots_is_waited_for_and_no_longer()
     cloud.delete(id).await;
     audit::tidy(&cloud);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_somebody_destroyed_comes_back_with_its_guests_on_it() {
+    let options = throwaway::empty().await.expect("a database");
+    let settings = [("network-pool", "10.121.0.0/16"), ("heartbeat-s", "1"), ("sweep-s", "1")];
+    let cloud = Cloud::with(Database::Shared(options), &settings).await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "cut-off", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let network =
+        format!("{}-{}", cloud.mark(), made["interfaces"][0]["network_id"].as_str().unwrap());
+    let bridge = || {
+        let told = cloud.host.virsh(&["net-info", &network]);
+        let line = told.lines().find_map(|line| line.strip_prefix("Bridge:")).unwrap();
+        line.trim().to_owned()
+    };
+    let ports = |bridge: &str| {
+        cloud.host.run("ip", &["-o", "link", "show", "master", bridge]).lines().count()
+    };
+    assert_eq!(ports(&bridge()), 1);
+    cloud.host.virsh(&["net-destroy", &network]);
+    let end = Instant::now() + SOON;
+    while !cloud.host.virsh(&["net-list", "--name"]).contains(&network) || ports(&bridge()) != 1 {
+        assert!(Instant::now() < end, "the guest stays cut off");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    cloud.until(id, "settled", "running", SOON).await;
+    cloud.delete(id).await;
+    audit::tidy(&cloud);
+}

@@ -11,8 +11,8 @@ use crate::domain::clock::{Clock, Time};
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
 use crate::hypervisor::xml::network::LEASE_SECONDS;
 use crate::hypervisor::{
-    DhcpHost, DomainSeen, DomainSpec, Fault, HostFacts, Lease, NetworkSeen, NetworkSpec, Overlay,
-    Power, Signal, Upload, VolumeSeen, names,
+    DhcpHost, DomainSeen, DomainSpec, Fault, Halt, HostFacts, Lease, NetworkSeen, NetworkSpec,
+    Overlay, Power, Signal, Upload, VolumeSeen, names,
 };
 
 /// Everything on the host.
@@ -35,6 +35,8 @@ pub struct FakeDomain {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FakeVolume {
     pub capacity_bytes: u64,
+    /// Of what was uploaded.
+    pub file_bytes: Option<u64>,
     /// Backing volume.
     pub base: Option<String>,
     /// `false`: an upload began and did not end. A domain on top of it is a bug of the caller.
@@ -52,7 +54,11 @@ pub struct FakeNetwork {
 
 impl FakeVolume {
     pub fn seen(&self, name: &str) -> VolumeSeen {
-        VolumeSeen { name: name.to_owned(), capacity_bytes: self.capacity_bytes }
+        VolumeSeen {
+            name: name.to_owned(),
+            capacity_bytes: self.capacity_bytes,
+            file_bytes: self.file_bytes,
+        }
     }
 }
 
@@ -61,6 +67,8 @@ pub struct World {
     pub reachable: bool,
     pub deaf: bool,
     pub agents: bool,
+    /// Whatever runs is halted at its next write.
+    pub disk_full: bool,
     /// What every guest holds.
     pub files: BTreeMap<String, Vec<u8>>,
     pub domains: BTreeMap<InstanceId, FakeDomain>,
@@ -79,6 +87,7 @@ impl World {
             reachable: true,
             deaf: false,
             agents: true,
+            disk_full: false,
             // Guests whose cloud-init has nothing to complain of.
             files: BTreeMap::from([(
                 "/run/cloud-init/result.json".into(),
@@ -151,7 +160,15 @@ impl World {
         }
         let stamp = Some(spec.stamp);
         let macs = spec.nics.iter().map(|nic| nic.mac.clone()).collect();
-        let seen = DomainSeen { id, name, power: Power::Running, stamp, agent: self.agents, macs };
+        let seen = DomainSeen {
+            id,
+            name,
+            power: Power::Running,
+            halt: None,
+            stamp,
+            agent: self.agents,
+            macs,
+        };
         self.domains.insert(id, FakeDomain { seen, spec: Some(spec.clone()) });
         let log = self.consoles.entry(spec.stamp.incarnation).or_default();
         log.extend(format!("boot {}\n", spec.stamp.boot).bytes());
@@ -187,9 +204,22 @@ impl World {
         })?;
         if domain.seen.power != power {
             domain.seen.power = power;
+            domain.seen.halt = None;
             self.signals.push(Signal::Domain(id));
         }
+        self.halt_writers();
         Ok(())
+    }
+
+    /// Who runs writes, and is halted where there is no room.
+    pub fn halt_writers(&mut self) {
+        for (id, domain) in self.domains.iter_mut().filter(|_| self.disk_full) {
+            if domain.seen.power == Power::Running {
+                domain.seen.power = Power::Paused;
+                domain.seen.halt = Some(Halt::Disk);
+                self.signals.push(Signal::Domain(*id));
+            }
+        }
     }
 
     pub fn end(&mut self, id: InstanceId, clock: &Clock) -> bool {
@@ -223,6 +253,7 @@ impl World {
         }
         let volume = FakeVolume {
             capacity_bytes: overlay.capacity_bytes,
+            file_bytes: None,
             base: Some(overlay.base.clone()),
             filled: true,
         };
@@ -231,7 +262,12 @@ impl World {
     }
 
     pub fn begin_upload(&mut self, upload: &Upload) {
-        let volume = FakeVolume { capacity_bytes: upload.virtual_bytes, base: None, filled: false };
+        let volume = FakeVolume {
+            capacity_bytes: upload.virtual_bytes,
+            file_bytes: Some(upload.length),
+            base: None,
+            filled: false,
+        };
         self.volumes.insert(upload.name.clone(), volume);
     }
 

@@ -10,7 +10,7 @@ use super::{Libvirt, ffi};
 use crate::domain::id::InstanceId;
 use crate::hypervisor::xml::domain::Places;
 use crate::hypervisor::{
-    DomainSeen, DomainSpec, Fault, FaultKind, Power, VolumeFormat, names, xml,
+    DomainSeen, DomainSpec, Fault, FaultKind, Halt, Power, VolumeFormat, names, xml,
 };
 
 pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
@@ -40,7 +40,8 @@ pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
         return Ok(None);
     };
     let xml::domain::Seen { id, name, stamp, agent, macs } = xml::domain::read(&text)?;
-    Ok(Some(DomainSeen { id, name, power: power(state), stamp, agent, macs }))
+    let (power, halt) = (power(state.0), halt(state));
+    Ok(Some(DomainSeen { id, name, power, halt, stamp, agent, macs }))
 }
 
 pub fn power(state: sys::virDomainState) -> Power {
@@ -48,6 +49,21 @@ pub fn power(state: sys::virDomainState) -> Power {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,
         _ => Power::Off,
+    }
+}
+
+/// Of a state and its reason.
+pub fn halt((state, reason): (sys::virDomainState, u32)) -> Option<Halt> {
+    match (state, reason) {
+        (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_IOERROR) => Some(Halt::Disk),
+        (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_CRASHED) => Some(Halt::Crashed),
+        (
+            sys::VIR_DOMAIN_PAUSED,
+            sys::VIR_DOMAIN_PAUSED_USER | sys::VIR_DOMAIN_PAUSED_STARTING_UP,
+        ) => None,
+        // One that is halted for want of room right after it was resumed has no reason in libvirt 11.3.
+        (sys::VIR_DOMAIN_PAUSED, _) => Some(Halt::Other),
+        _ => None,
     }
 }
 
@@ -149,12 +165,19 @@ impl Libvirt {
         let (domain, seen) = self.ours(conn, id, what)?.ok_or_else(gone)?;
         let done = match (paused, seen.power) {
             (true, Power::Running) => domain.suspend(),
+            (false, Power::Paused) if asleep(&domain)? => domain.pm_wakeup(0).map(drop),
             (false, Power::Paused) => domain.resume(),
             (true, Power::Paused) | (false, Power::Running) => Ok(()),
             (_, Power::Off) => return Err(gone()),
         };
         done.map_err(during(format!("{what} domain {id}")))
     }
+}
+
+/// Whether the guest has suspended itself. Ours cannot, unless they were made by a version before this one.
+fn asleep(domain: &Domain) -> Result<bool, Fault> {
+    let state = present("read a domain's state", ffi::state(domain))?;
+    Ok(state.is_some_and(|(state, _)| state == sys::VIR_DOMAIN_PMSUSPENDED))
 }
 
 fn judge_existing(spec: &DomainSpec, there: &DomainSeen) -> Result<(), Fault> {

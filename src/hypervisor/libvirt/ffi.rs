@@ -45,13 +45,18 @@ fn set_up() -> Result<(), Fault> {
         .map_err(|e| Fault::transient(format!("start the thread of libvirt's event loop: {e}")))
 }
 
-/// `VIR_DOMAIN_*`; crate virt's `Domain::state` loses the error and `info` asks for more than is needed.
-pub fn state(domain: &Domain) -> Result<sys::virDomainState, Error> {
+/// `VIR_DOMAIN_*`, and the reason that goes with it; crate virt's `Domain::state` loses the error and `info` asks for more than is
+/// needed.
+pub fn state(domain: &Domain) -> Result<(sys::virDomainState, u32), Error> {
     let (mut state, mut reason): (c_int, c_int) = (0, 0);
     // SAFETY: the domain's pointer is valid while it is borrowed; both results are written before a return of 0.
     let status =
         unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
-    if status < 0 { Err(Error::last_error()) } else { Ok(state.unsigned_abs()) }
+    if status < 0 {
+        Err(Error::last_error())
+    } else {
+        Ok((state.unsigned_abs(), reason.unsigned_abs()))
+    }
 }
 
 /// One DHCP lease as libvirt tells it.

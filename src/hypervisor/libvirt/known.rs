@@ -8,7 +8,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::domains::{present, see};
+use super::domains::{halt, power, present, see};
 use super::fault::during;
 use super::ffi;
 use crate::hypervisor::{DomainSeen, Fault, Power};
@@ -70,8 +70,8 @@ fn key(domain: &Domain) -> Option<(Uuid, u32)> {
 /// A domain that was seen before. `None`: it went away while it was looked at.
 fn again(domain: &Domain, before: DomainSeen, runs: bool) -> Result<Option<DomainSeen>, Fault> {
     if runs {
-        return Ok(Some(DomainSeen { power: Power::Running, ..before }));
+        return Ok(Some(DomainSeen { power: Power::Running, halt: None, ..before }));
     }
     let state = present("read a domain's state", ffi::state(domain))?;
-    Ok(state.map(|state| DomainSeen { power: super::domains::power(state), ..before }))
+    Ok(state.map(|state| DomainSeen { power: power(state.0), halt: halt(state), ..before }))
 }

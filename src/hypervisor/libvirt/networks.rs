@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use chrono::DateTime;
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::domain::Domain;
 use virt::error::ErrorNumber as Code;
 use virt::network::Network;
 use virt::sys;
@@ -88,11 +89,18 @@ impl Libvirt {
         if let Some(network) = lookup(conn, spec.id)? {
             return self.adjust(&network, spec);
         }
-        let mut other = 0;
+        let lost = if spec.known { Lost::find(conn, &name)? } else { Vec::new() };
+        // libvirt moves a guest to another bridge, and not to a new one of the same name.
+        let had =
+            |other: &u8| lost.iter().any(|lost| lost.bridge == names::bridge(spec.id, *other));
+        let mut other = (0..names::BRIDGES).find(|other| !had(other)).unwrap_or(0);
         let (failed, bridge) = loop {
             let bridge = names::bridge(spec.id, other);
             let xml = xml::network::network(self.target.cloud, spec, bridge.clone())?;
-            let Err(error) = conn.create_network_xml(&xml) else { return Ok(()) };
+            let Err(error) = conn.create_network_xml(&xml) else {
+                lost.iter().for_each(Lost::put_back);
+                return Ok(());
+            };
             let failed = fault(&format!("make network {name}"), &error);
             if failed.kind == FaultKind::Unreachable {
                 return Err(failed);
@@ -218,6 +226,40 @@ impl Libvirt {
     }
 }
 
+/// An interface of a guest whose network was destroyed under it.
+struct Lost {
+    domain: Domain,
+    interface: String,
+    /// What it hung on.
+    bridge: String,
+}
+
+impl Lost {
+    fn find(conn: &Connect, network: &str) -> Result<Vec<Self>, Fault> {
+        let active = conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+        let mut lost = Vec::new();
+        for domain in active.map_err(during("list the host's domains"))? {
+            let Some(text) = present("read a domain", domain.xml_desc(0))? else { continue };
+            for (interface, bridge) in xml::domain::interfaces_on(&text, network)? {
+                lost.push(Self { domain: domain.clone(), interface, bridge });
+            }
+        }
+        Ok(lost)
+    }
+
+    /// A guest that cannot be put back is no reason to be without the network: its next start brings it there.
+    fn put_back(&self) {
+        let flags = sys::VIR_DOMAIN_AFFECT_LIVE;
+        match self.domain.update_device_flags(&self.interface, flags) {
+            Ok(()) => tracing::warn!(bridge = self.bridge, "a guest was put on its network again"),
+            Err(error) => tracing::warn!(
+                %error,
+                "a guest whose network was destroyed could not be put on it again: reboot it with \"hard\": true"
+            ),
+        }
+    }
+}
+
 /// What of network `id` a libvirtd that was killed at work left on the host, by the error of who would make it: they have no
 /// codes of their own. A bridge is deleted by libvirt 11.3 when it fails so; what dnsmasq holds comes and goes with a bridge
 /// of that name, and no call of libvirt's ends a dnsmasq that it does not know.
@@ -272,6 +314,7 @@ mod tests {
             hosts: hosts.to_vec(),
             standing: standing.to_vec(),
             keep_others,
+            known: false,
         };
         let (a, b) = (derived(2), derived(3));
         let none: [&DhcpHost; 0] = [];

@@ -7,6 +7,7 @@ use virt::error::ErrorNumber as Code;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
+use virt::sys;
 
 use super::Libvirt;
 use super::domains::present;
@@ -22,7 +23,11 @@ fn lookup(pool: &StoragePool, name: &str) -> Result<Option<StorageVol>, Fault> {
 
 fn see(name: &str, volume: &StorageVol) -> Result<Option<VolumeSeen>, Fault> {
     let info = present(&format!("read volume {name}"), volume.info())?;
-    Ok(info.map(|info| VolumeSeen { name: name.to_owned(), capacity_bytes: info.capacity }))
+    Ok(info.map(|info| VolumeSeen {
+        name: name.to_owned(),
+        capacity_bytes: info.capacity,
+        file_bytes: None,
+    }))
 }
 
 impl Libvirt {
@@ -43,7 +48,17 @@ impl Libvirt {
         let volumes = pool.list_all_volumes(0).map_err(during("list the disk pool"))?;
         let each = volumes.iter().map(|volume| {
             let name = volume.name().map_err(during("read a volume's name"))?;
-            see(&name, volume)
+            if self.mock() {
+                return see(&name, volume);
+            }
+            // With this flag, what is told as the allocation is the file's length.
+            let physical = volume.info_flags(sys::VIR_STORAGE_VOL_GET_PHYSICAL);
+            let info = present("read a volume", physical)?;
+            Ok(info.map(|info| VolumeSeen {
+                name,
+                capacity_bytes: info.capacity,
+                file_bytes: Some(info.allocation),
+            }))
         });
         each.filter_map(Result::transpose).collect()
     }

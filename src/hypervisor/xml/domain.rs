@@ -69,6 +69,9 @@ pub fn domain(spec: &DomainSpec, places: &Places) -> Result<String, Fault> {
             features: (!places.mock).then(|| Features { acpi: on(true), apic: on(x86) }),
             cpu: (!places.mock).then(|| Cpu::of(spec.virt_type, x86)),
             clock: Clock { offset: "utc" },
+            // A guest that sleeps is one that nobody wished asleep. (Only x86 machines have the switch, and the ability.)
+            pm: (x86 && !places.mock)
+                .then_some(Pm { mem: Enabled { enabled: "no" }, disk: Enabled { enabled: "no" } }),
             on_poweroff: "destroy",
             on_reboot: "restart",
             on_crash: "destroy",
@@ -169,6 +172,19 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
     let macs = macs.filter_map(|n| super::child(n, "mac")?.attribute("address"));
     let macs = macs.map(str::to_ascii_lowercase).collect();
     Ok(Seen { id: InstanceId(uuid), name, stamp, agent, macs })
+}
+
+/// The interfaces of a running domain on the libvirt network of this name, each as it is, and with the bridge that it hangs on.
+pub fn interfaces_on(text: &str, network: &str) -> Result<Vec<(String, String)>, Fault> {
+    let document = parse(text)?;
+    let interfaces = document.descendants().filter(|node| node.has_tag_name("interface"));
+    let on = |node: roxmltree::Node<'_, '_>| {
+        let source = super::child(node, "source")?;
+        let bridge =
+            source.attribute("bridge").filter(|_| source.attribute("network") == Some(network));
+        Some((text[node.range()].to_owned(), bridge?.to_owned()))
+    };
+    Ok(interfaces.filter_map(on).collect())
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn samples() -> Vec<String> {
         }],
         standing: Vec::new(),
         keep_others: false,
+        known: false,
     };
     vec![
         domain::domain(&spec("t", 1), &places("/p/x")).unwrap(),

@@ -207,6 +207,7 @@ mod tests {
             gateway: "10.0.0.1".parse().unwrap(),
             dns: vec!["9.9.9.9".parse().unwrap()],
             keep_others: false,
+            known: false,
             hosts: vec![at(3), at(2)],
             standing: vec![at(4)],
         };

@@ -159,7 +159,7 @@ impl Look<'_> {
         let base = store::host_images::volume_name(&blob.sha256, blob.format);
         let there = self.ctx.look(host, "look for the base image", move |host| host.volume(&base));
         if there.await?.is_none() {
-            host_images::lost(self.ctx, self.lease, host, &blob.sha256).await?;
+            host_images::lost(self.ctx, Some(self.lease), host, &blob.sha256).await?;
         }
         Err(fault.into())
     }

@@ -79,7 +79,8 @@ impl Look<'_> {
         store::incarnations::fence(&mut tx, incarnation, now).await?;
         work::touch(&mut tx, Kind::Fence, incarnation.0, now).await?;
         work::on_behalf(&mut tx, self.lease, Kind::Fence, incarnation.0).await?;
-        self.finish(&mut tx, json!({ "left_behind_on": self.record.host_id })).await?;
+        self.finish(&mut tx, json!({ "left_behind": true, "host_id": self.record.host_id }))
+            .await?;
         tx.commit().await?;
         self.ctx.changes.changed(self.record.id.0);
         self.ctx.changes.wake();

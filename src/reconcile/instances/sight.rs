@@ -11,7 +11,7 @@ use crate::domain::id::{HostId, IncarnationId, NetworkId};
 use crate::domain::instance::{Domain, Parts, Power, Situation};
 use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::cloud_init;
-use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind};
+use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, Halt};
 use crate::reconcile::{Context, Trouble, host_images};
 use crate::store::instances::Record;
 use crate::store::ports::PortView;
@@ -22,6 +22,8 @@ const LEASE_SLACK: TimeDelta = TimeDelta::seconds(2);
 /// What one look saw.
 pub struct Sight {
     pub situation: Situation,
+    /// Why the hypervisor has paused the guest by itself.
+    pub halt: Option<Halt>,
     pub agent: bool,
     /// cloud-init's errors, once it has finished in this boot.
     pub cloud_init_errors: Option<Vec<String>>,
@@ -34,6 +36,7 @@ impl Sight {
     fn of(situation: Situation) -> Self {
         Self {
             situation,
+            halt: None,
             agent: false,
             cloud_init_errors: None,
             agent_silent: false,
@@ -76,6 +79,7 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     };
     match asked {
         Ok((domain, (disk, seed), leases)) => {
+            let halt = domain.as_ref().and_then(|domain| domain.halt);
             let agent = domain.as_ref().is_some_and(|domain| domain.agent);
             let domain = domain.map_or(Domain::Absent, |seen| judge(ctx, incarnation, &seen));
             let mut parts = Parts { base: false, disk, seed, ran: record.observed_boot.is_some() };
@@ -116,6 +120,7 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
             };
             Ok(Sight {
                 situation: Situation::Seen { domain, parts },
+                halt,
                 agent,
                 cloud_init_errors,
                 agent_silent,

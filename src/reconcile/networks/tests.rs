@@ -44,6 +44,7 @@ async fn cloud() -> Cloud {
         hosts,
         placer: crate::reconcile::placer::Placer::default(),
         settling: crate::reconcile::Turns::default(),
+        making: crate::reconcile::Turns::default(),
         compared: crate::domain::compared::Compared::default(),
         owner: Uuid::new_v4(),
     });
@@ -85,6 +86,7 @@ async fn populate(ctx: &Context, network: NetworkId, fakes: &[(HostId, Arc<FakeH
         dns: Vec::new(),
         standing: Vec::new(),
         keep_others: false,
+        known: false,
         hosts: Vec::new(),
     };
     for (id, fake) in fakes {

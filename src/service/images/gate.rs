@@ -203,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::config::Flags;
-    use crate::service::images::scratch::gather;
+    use crate::service::images::scratch::{Place, gather};
 
     fn config() -> Config {
         Config::load(&Flags::default(), []).expect("the defaults")
@@ -211,7 +211,8 @@ mod tests {
 
     async fn gathered(dir: &std::path::Path, bytes: &'static [u8]) -> Gathered {
         let body = stream::iter([Ok::<_, Error>(Bytes::from_static(bytes))]);
-        gather(Some(dir.to_owned()), 1 << 30, body).await.unwrap()
+        let place = Place { dir: dir.to_owned(), spare: 0 };
+        gather(Some(place), 1 << 30, body).await.unwrap()
     }
 
     #[tokio::test]

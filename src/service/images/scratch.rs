@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
@@ -93,18 +94,39 @@ enum Chunk {
     End,
 }
 
-/// Gathers `body` in a new file in `dir`, or only hashes it where there is none. Memory is constant, hashing and writing are on
+/// Where an upload is gathered.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub dir: PathBuf,
+    /// Bytes that are left free on its filesystem, but at most a tenth of that.
+    pub spare: u64,
+}
+
+impl Place {
+    /// An error of kind `StorageFull` where so many bytes more would take what is to be left free.
+    fn room(&self, bytes: u64) -> io::Result<()> {
+        let found = statvfs(&self.dir)?;
+        let of = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+        let spare = self.spare.min(of(found.blocks()) / 10);
+        if of(found.blocks_available()) >= spare.saturating_add(bytes) {
+            return Ok(());
+        }
+        Err(ErrorKind::StorageFull.into())
+    }
+}
+
+/// Gathers `body` in a new file at `place`, or only hashes it where there is none. Memory is constant, hashing and writing are on
 /// a thread of their own. A body that fails, or a caller that goes away, leaves nothing.
 ///
 /// # Errors
-/// The body's own; `TooLarge` beyond `limit` bytes; `Unavailable` where the disk is full.
+/// The body's own; `TooLarge` beyond `limit` bytes; `Unavailable` where the disk is too full.
 pub async fn gather<E: From<Error>>(
-    dir: Option<PathBuf>,
+    place: Option<Place>,
     limit: u64,
     body: impl Stream<Item = Result<Bytes, E>>,
 ) -> Result<Gathered, E> {
     let (chunks, receiver) = mpsc::channel(BUFFER);
-    let writer = tokio::task::spawn_blocking(move || write(dir.as_deref(), receiver));
+    let writer = tokio::task::spawn_blocking(move || write(place.as_ref(), receiver));
     let mut body = std::pin::pin!(body);
     let mut size = 0;
     while let Some(chunk) = body.next().await {
@@ -143,8 +165,8 @@ pub fn disk(error: io::Error) -> Error {
     }
 }
 
-fn write(dir: Option<&Path>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Gathered> {
-    let scratch = dir.map(Scratch::create).transpose()?;
+fn write(place: Option<&Place>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Gathered> {
+    let scratch = place.map(|place| Scratch::create(&place.dir)).transpose()?;
     let mut hasher = Sha256::new();
     let mut head = Vec::new();
     let mut size = 0;
@@ -153,6 +175,9 @@ fn write(dir: Option<&Path>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Ga
             None => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the upload was cut")),
             Some(Chunk::End) => break,
             Some(Chunk::Data(data)) => {
+                if let Some(place) = place {
+                    place.room(data.len() as u64)?;
+                }
                 hasher.update(&data);
                 head.extend_from_slice(&data[..data.len().min(qcow2::HEAD - head.len())]);
                 for piece in data.chunks(ZEROS.len()) {
@@ -197,7 +222,8 @@ mod tests {
     type Body = Vec<Result<Bytes, Error>>;
 
     async fn gathered(dir: &Path, limit: u64, body: Body) -> Result<Gathered> {
-        gather(Some(dir.to_owned()), limit, stream::iter(body)).await
+        let place = Place { dir: dir.to_owned(), spare: 0 };
+        gather(Some(place), limit, stream::iter(body)).await
     }
 
     fn left(dir: &Path) -> usize {

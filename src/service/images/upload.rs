@@ -1,6 +1,6 @@
 //! How bytes become an image: gathered, weighed at the gate, kept once, recorded.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures_util::Stream;
 use serde_json::json;
@@ -57,16 +57,16 @@ pub async fn upload<E: From<Error>>(
     if length.is_some_and(|length| length > limit) {
         return Err(scratch::too_large(limit).into());
     }
-    let dir = match image.status {
+    let place = match image.status {
         ImageStatus::Deleting => return Err(deleting().into()),
-        ImageStatus::AwaitingData => Some(scratch_dir(app)?),
+        ImageStatus::AwaitingData => Some(scratch_place(app)?),
         // Perhaps the answer to the first upload was lost: the bytes are held against those that are there.
         ImageStatus::Ready if length.is_some() && length != image.size() => {
             return Err(immutable(&image).into());
         }
         ImageStatus::Ready => None,
     };
-    let bytes = scratch::gather(dir, limit, body).await?;
+    let bytes = scratch::gather(place, limit, body).await?;
     if image.status == ImageStatus::Ready {
         return if image.sha256.as_ref() == Some(&bytes.sha256) {
             Ok(image)
@@ -85,9 +85,11 @@ pub async fn upload<E: From<Error>>(
     }
 }
 
-fn scratch_dir(app: &App) -> Result<PathBuf> {
+fn scratch_place(app: &App) -> Result<scratch::Place> {
     prepare(app)?;
-    Ok(app.config.image_scratch_dir.clone())
+    let (dir, spare) =
+        (app.config.image_scratch_dir.clone(), app.config.image_store_spare_mib << 20);
+    Ok(scratch::Place { dir, spare })
 }
 
 fn deleting() -> Error {
@@ -207,7 +209,7 @@ pub async fn ensure_public(app: &App, tenant: TenantId, name: &str, file: &Path)
     if let Some(id) = same {
         return own(&mut *app.conn().await?, &caller, id).await;
     }
-    let bytes = scratch::gather(Some(scratch_dir(app)?), limit, read(file).await?).await?;
+    let bytes = scratch::gather(Some(scratch_place(app)?), limit, read(file).await?).await?;
     let virtual_bytes = gate::check(&app.config, new.format, &bytes).await?;
     let blob = Blob {
         sha256: bytes.sha256.clone(),

@@ -21,7 +21,7 @@ use crate::domain::instance::{
     check_expiry, status,
 };
 use crate::domain::page::Page;
-use crate::domain::text::{Labels, Name, check_labels};
+use crate::domain::text::{Labels, Name, check_labels, without_places};
 use crate::store::instances::Record;
 use crate::store::ports::PortView;
 use crate::store::work::Kind;
@@ -292,7 +292,10 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         .as_deref()
         .filter(|_| caller.admin)
         .unwrap_or("ask an admin to look at the host");
-    let failing = record.last_error.as_deref().filter(|_| record.attempts > 0);
+    let tell = |said: &String| if caller.admin { said.clone() } else { without_places(said) };
+    let last_error = record.last_error.as_ref().map(tell);
+    let waiting = record.waiting.as_ref().map(tell);
+    let failing = last_error.as_deref().filter(|_| record.attempts > 0);
     let (status, reason) = status(&Account {
         wanted: record.wanted,
         boot: record.boot,
@@ -302,7 +305,7 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         queued: record.queued_at.is_some(),
         host_down: record.host_since.filter(|_| down).map(|since| (reason, since)),
         // The placer writes its account before the reconciler does what it waits for.
-        waiting: record.waiting.as_deref().or(record.queued_for.as_deref()),
+        waiting: waiting.as_deref().or(record.queued_for.as_deref()),
         failing,
         stalled_since: record.stalled_at,
     });
@@ -348,7 +351,7 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         cloud_init: record.cloud_init_errors.clone().map(CloudInit::of),
         started_at: record.started_at,
         boot: record.boot,
-        last_error: record.last_error.clone(),
+        last_error,
         last_error_at: record.last_error_at,
         attempts: record.attempts,
         next_attempt_at: record.due_at,

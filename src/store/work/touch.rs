@@ -22,6 +22,22 @@ pub async fn touch(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -
     Ok(())
 }
 
+/// `touch` by what was only seen: an item whose attempts fail keeps its pause, or what an attempt stirs up would bring on the next.
+pub async fn hint(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -> Result<()> {
+    sqlx::query(
+        "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
+         on conflict (kind, item) do update
+         set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1
+         where work.attempts = 0",
+    )
+    .bind(kind)
+    .bind(item)
+    .bind(due)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// `touch` of many, all due now.
 pub async fn touch_all(
     conn: &mut PgConnection,

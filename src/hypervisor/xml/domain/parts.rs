@@ -27,6 +27,8 @@ pub struct Domain<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
     pub clock: Clock,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pm: Option<Pm>,
     pub on_poweroff: &'a str,
     pub on_reboot: &'a str,
     pub on_crash: &'a str,
@@ -116,6 +118,21 @@ impl Cpu {
             VirtType::Qemu | VirtType::Auto => Self { mode: "maximum", ..Self::default() },
         }
     }
+}
+
+/// Which ways of going to sleep a guest's firmware offers.
+#[derive(Serialize)]
+pub struct Pm {
+    #[serde(rename = "suspend-to-mem")]
+    pub mem: Enabled,
+    #[serde(rename = "suspend-to-disk")]
+    pub disk: Enabled,
+}
+
+#[derive(Serialize)]
+pub struct Enabled {
+    #[serde(rename = "@enabled")]
+    pub enabled: &'static str,
 }
 
 #[derive(Serialize)]
