@@ -100,7 +100,7 @@ UNSAID = [
     ("create_reservation", r"/flavor", "there is no flavor "),
     ("create_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
     ("update_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
-    ("explain_placement", r"/(flavor|group)", "there is no "),
+    ("explain_placement", r"/(flavor|group|reservation)", "there is no "),
     # Which password the caller has.
     ("change_password", r"/old_password", "is not your password"),
     # That of two fields one may be given: generators of clients make little of schemas that say so.
@@ -114,6 +114,7 @@ UNSAID = [
     ("create_token", r"/expires_at", "must end "),
     ("create_instance", r"/expires_at", "must lie ahead"),
     ("update_instance", r"/expires_at", "must lie ahead"),
+    ("explain_placement", r"/expires_at", "must lie ahead"),
     ("create_reservation", r"/expires_at", "must lie ahead"),
     ("update_reservation", r"/expires_at", "must lie ahead"),
     # Arithmetic of addresses.

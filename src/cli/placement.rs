@@ -45,8 +45,9 @@ struct Simulate {
     /// before; both in turn if left out
     #[arg(long)]
     lifetimes: Option<Lifetimes>,
-    /// Place so many VMs that arrive in the same second in one pass, under lifetime_fit those expected to stay longest first
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Place so many VMs that arrive in the same second in one pass, as the server does, under lifetime_fit those expected to stay
+    /// longest first; 1: each by itself
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pass: u32,
     /// Print JSON, with the hosts in use over time
     #[arg(long)]

@@ -7,9 +7,13 @@
 
 mod guests;
 mod learner;
+mod residents;
+
+use std::cmp::Reverse;
 
 pub use guests::Guests;
 pub use learner::{Labels, Learner};
+pub use residents::Residents;
 
 /// Buckets of time spans, four an octave, from 0 s to 42 days and beyond.
 const BUCKETS: usize = 64;
@@ -62,6 +66,11 @@ pub struct Stay {
     pub seconds: u64,
     /// Said by who asked for it, as against learnt from others.
     pub sure: bool,
+}
+
+/// Orders those who are placed together so that they pack best: who stays longest first, then the largest; the least comes first.
+pub fn longest_first(stay: Stay, vcpus: i64, memory_mib: i64) -> impl Ord {
+    Reverse((ExitClass::of(stay.seconds), vcpus, memory_mib))
 }
 
 impl Stay {

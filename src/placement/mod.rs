@@ -36,6 +36,6 @@ pub use explain::{FlavorSize, MAX_CLASSES};
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};
 pub use kept::Kept;
-pub use lifetime::{ExitClass, Guests, Labels, Learner, Stay};
+pub use lifetime::{ExitClass, Guests, Labels, Learner, Residents, Stay, longest_first};
 pub use policy::{Policy, RoundRobin};
 pub use resources::Resources;

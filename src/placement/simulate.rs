@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::host::{HostState, HostView, Request};
 use super::index::Index;
-use super::lifetime::{ExitClass, Guests, Labels};
+use super::lifetime::{ExitClass, Guests, Labels, longest_first};
 use super::policy::RoundRobin;
 use super::resources::Resources;
 use super::trace::Vm;
@@ -205,9 +205,8 @@ impl Replay {
             pass.push((number, request, labels));
         }
         if self.rule.lifetimes.is_some() && pass.len() > 1 {
-            pass.sort_by_key(|(_, request, _)| {
-                let class = request.stay.map(|stay| ExitClass::of(stay.seconds));
-                Reverse((class, request.need.vcpus, request.need.memory_mib))
+            pass.sort_by_key(|(_, Request { need, stay, .. }, _)| {
+                stay.map(|stay| longest_first(stay, need.vcpus.into(), need.memory_mib.into()))
             });
         }
         pass

@@ -11,6 +11,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::context::in_time;
 use super::{Context, Outcome, Run, Trouble, hold, host_networks, inventory};
@@ -269,8 +270,10 @@ async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<bool>
     let by_id: HashMap<InstanceId, &DomainSeen> =
         domains.iter().map(|domain| (domain.id, domain)).collect();
     let rows = store::instances::on_host(&mut *ctx.conn().await?, id).await?;
-    let strays: Vec<_> =
-        rows.iter().filter(|row| row.rests && !at_rest(row, by_id.get(&row.id).copied())).collect();
+    let strays: Vec<_> = rows
+        .iter()
+        .filter(|row| row.rests && !at_rest(row, by_id.get(&row.id).copied(), ctx.cloud))
+        .collect();
     if strays.is_empty() {
         return Ok(rows.iter().all(|row| row.rests));
     }
@@ -283,8 +286,10 @@ async fn scan(ctx: &Context, id: HostId, domains: &[DomainSeen]) -> Result<bool>
     Ok(false)
 }
 
-/// Whether the domain is as the wish and the last observation have it.
-fn at_rest(row: &Resting, seen: Option<&DomainSeen>) -> bool {
+/// Whether the domain is as the wish and the last observation have it. One that is not ours is none to who wishes for none.
+fn at_rest(row: &Resting, seen: Option<&DomainSeen>, cloud: Uuid) -> bool {
+    let ours = |seen: &&DomainSeen| seen.stamp.is_some_and(|stamp| stamp.cloud == cloud);
+    let seen = seen.filter(|seen| row.wanted != Wanted::Stopped || ours(seen));
     let power = match seen.map(|seen| (seen.power, seen.stamp)) {
         None => Power::None,
         Some((power, Some(stamp)))

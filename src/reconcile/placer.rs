@@ -1,7 +1,6 @@
 //! The placer: gathers who waits for a host, decides on an index of all hosts, and claims, all in one transaction a batch.
 
 mod batch;
-mod lifetimes;
 mod room;
 
 use std::sync::{Arc, Mutex, PoisonError};

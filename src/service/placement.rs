@@ -23,7 +23,7 @@ use crate::store::incarnations::Claim;
 use crate::store::reservations::Slot;
 use line::Line;
 use query::asked;
-pub use query::{PlacementQuery, offered, traits};
+pub use query::{PlacementQuery, fits, offered, traits};
 
 /// How often a claim is tried on another host when others take the room between look and claim.
 const TRIES: usize = 8;
@@ -44,7 +44,7 @@ pub struct PlacementAnswer {
 /// nothing.
 pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<PlacementAnswer> {
     authorize(caller, "explain_placement")?;
-    query.check()?;
+    query.check(app.clock.now())?;
     let tenant = caller.tenant()?;
     let mut conn = app.conn().await?;
     offered(&mut conn, query.zone.as_deref(), &query.required_traits).await?;
@@ -62,7 +62,14 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         }
         None => None,
     };
-    let who = asked(tenant, query, flavor.as_ref(), group_id)?;
+    let reservation = match &query.reservation {
+        Some(named) => {
+            let found = store::reservations::find(&mut conn, tenant, named).await?;
+            Some(found.ok_or_else(|| Error::absent("/reservation", "reservation", named))?)
+        }
+        None => None,
+    };
+    let who = asked(tenant, query, flavor.as_ref(), group_id, reservation.as_ref())?;
     let mut placement = explain(app, caller, &mut conn, &who).await?;
     let over = over_quota(&mut conn, tenant, &who).await?;
     let fits = placement.chosen.is_some() && over.is_empty();
@@ -107,7 +114,8 @@ pub async fn explain(
     conn: &mut PgConnection,
     who: &Unplaced,
 ) -> Result<Explanation> {
-    let (mut index, mut line) = (index(app, conn).await?, Line::read(conn, who).await?);
+    let mut index = index(app, conn).await?;
+    let mut line = Line::read(app, conn, who, &mut index).await?;
     let wishes = line.wishes(app, who, &index)?;
     // Where none fits, what asks for the least lacks what is lacking.
     let least = &wishes[wishes.len() - 1];
@@ -153,8 +161,8 @@ fn refused_by(explanation: Explanation, why: impl Into<String>) -> Explanation {
 /// # Errors
 /// `NoCapacity` where no host has room, or only one that is kept for those who wait already.
 pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced) -> Result<()> {
-    let (mut index, mut line) =
-        (index(app, write.conn()).await?, Line::read(write.conn(), who).await?);
+    let mut index = index(app, write.conn()).await?;
+    let mut line = Line::read(app, write.conn(), who, &mut index).await?;
     let mut wishes = line.wishes(app, who, &index)?;
     let least = wishes[wishes.len() - 1].clone();
     let mut slots = match who.reservation_id {
@@ -249,16 +257,15 @@ pub(super) async fn spread_over(
     count: i64,
 ) -> Result<Vec<HostId>> {
     let mut index = index(app, conn).await?;
-    let request = placement::request(who, policy(app))?;
     let mut cursor = RoundRobin::default();
     let mut chosen = Vec::new();
-    let mut line = Line::read(conn, who).await?;
+    let mut line = Line::read(app, conn, who, &mut index).await?;
+    let wishes = line.wishes(app, who, &index)?;
     let mut kept = line.serve(app, &mut index)?;
     for _ in 0..count {
-        let wishes = vec![request.clone()];
-        let found = kept.serve(&mut index, &mut cursor, wishes, who.tenant_id, false);
+        let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
         let Ok(host) = found else {
-            let explanation = seen(caller, index.explain(&request, &cursor));
+            let explanation = seen(caller, index.explain(&wishes[0], &cursor));
             let next = match &explanation.chosen {
                 Some(_) => "what a host has is kept for instances that wait",
                 None => &explanation.summary,

@@ -3,10 +3,10 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::host::Candidate;
-use crate::domain::id::{HostId, IncarnationId, TenantId};
+use crate::domain::id::HostId;
+use crate::domain::instance::Guest;
 
 /// A moment up to which changes of hosts have been seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,20 +49,6 @@ pub async fn changed(conn: &mut PgConnection, since: Option<Moment>) -> Result<V
     .fetch_all(conn)
     .await?;
     Ok(rows)
-}
-
-/// A guest of a host, for who learns how long guests stay.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
-pub struct Guest {
-    pub id: IncarnationId,
-    pub host_id: HostId,
-    pub tenant_id: TenantId,
-    /// `None`: its instance is gone, and the host was not cleaned yet.
-    pub flavor_name: Option<String>,
-    /// As one text.
-    pub labels: String,
-    pub created_at: Time,
-    pub expires_at: Option<Time>,
 }
 
 /// The guests of these hosts, or of all, oldest first.

@@ -132,12 +132,11 @@ async fn pace(client: &Client) -> Duration {
     times[times.len() / 2]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_wrong_passwords_slow_nobody_else_by_more_than_half() {
-    let api = Api::start_with(|f| f.set("login_attempts_per_minute", "20")).await;
+/// How many times as long others take while a thousand logins fail.
+async fn slowdown(api: &Api) -> f64 {
     // Calm and storm by turns, so that what else the machine does falls on both.
-    let (mut calm, mut storm, mut tried) = (Duration::ZERO, Duration::ZERO, 0);
-    for round in 0..10 {
+    let (mut calm, mut storm) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..10 {
         calm += pace(&api.member).await;
         let client = api.anonymous.clone();
         let flood = tokio::spawn(async move {
@@ -149,11 +148,23 @@ async fn a_thousand_wrong_passwords_slow_nobody_else_by_more_than_half() {
         });
         storm += pace(&api.member).await;
         flood.await.expect("the flood");
-        tried = (round + 1) * 100;
     }
-    let ratio = storm.as_secs_f64() / calm.as_secs_f64();
-    println!("others take {ratio:.2} times as long while {tried} logins fail");
-    assert!(ratio <= 2.0, "{ratio:.2} times as long, {storm:?} instead of {calm:?}");
+    storm.as_secs_f64() / calm.as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_wrong_passwords_slow_nobody_else_by_more_than_half() {
+    let api = Api::start_with(|f| f.set("login_attempts_per_minute", "20")).await;
+    // Other tests run beside it: what slows others down does so each time.
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(slowdown(&api).await);
+        println!("others take {seen:.2?} times as long while a thousand logins fail");
+        if seen.iter().any(|ratio| *ratio <= 1.5) {
+            return;
+        }
+    }
+    panic!("others take {seen:.2?} times as long");
 }
 
 #[tokio::test]

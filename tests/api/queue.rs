@@ -185,14 +185,19 @@ async fn who_would_rather_fail_gets_a_409_and_leaves_nothing() {
     let new = |flavor: &str| json!({"name": "x", "image": "tiny", "flavor": flavor, "on_no_capacity": "fail"});
     let fits = api.member.post("/v1/instances", &new("c48")).await.expect(202);
     runs(&api.member, &fits).await;
-    let before = api.admin.get("/v1/instances?all_tenants=true").await.expect(200);
+    let there = async || {
+        let all = api.admin.get("/v1/instances?all_tenants=true").await.expect(200);
+        let all = all["items"].as_array().expect("items");
+        all.iter().map(|instance| instance["id"].clone()).collect::<Vec<_>>()
+    };
+    let before = there().await;
     let refused = api.member.ask(reqwest::Method::POST, "/v1/instances");
     let refused = refused.header("idempotency-key", "once").json(&new("c32")).send().await;
     let problem = refused.problem(409, "no-capacity");
     assert!(problem["detail"].as_str().expect("a detail").contains("lacks 16 vCPU"), "{problem:#}");
     assert_eq!(problem["explanation"]["fitting"], 0, "{problem:#}");
     assert!(!problem.to_string().contains("fake"), "a tenant reads no host's name: {problem:#}");
-    assert_eq!(api.admin.get("/v1/instances?all_tenants=true").await.expect(200), before);
+    assert_eq!(there().await, before);
     // Nor does it go before those who wait.
     let big = make(&api.member, "big", "c32", json!({})).await;
     waits(&api.member, &big).await;
@@ -345,5 +350,19 @@ async fn lifetime_fit_puts_those_together_that_leave_together() {
     let short = make(&api.admin, "short", "c32", spread).await;
     let short = runs(&api.admin, &short).await["host_id"].clone();
     assert_ne!(long, short);
-    assert_eq!((on(24).await, on(1).await, on(23).await), (long.clone(), short, long));
+    let come = (on(24).await, on(1).await, on(23).await);
+    assert_eq!(come, (long.clone(), short.clone(), long.clone()));
+    // A dry run, an explanation and one that does not wait choose as the placer does.
+    for (hours, host) in [(1, short), (24, long)] {
+        let mut ask = json!({"policy": "lifetime_fit", "expires_at": end(hours), "flavor": "c1"});
+        let told = api.admin.post("/v1/placement/explain", &ask).await.expect(200);
+        assert_eq!(told["placement"]["chosen"]["host"]["id"], host, "{told:#}");
+        for (key, value) in [("name", "y"), ("image", "tiny"), ("on_no_capacity", "fail")] {
+            ask[key] = json!(value);
+        }
+        let dry = api.admin.post("/v1/instances?dry_run=true", &ask).await.expect(200);
+        assert_eq!(dry["placement"]["chosen"]["host"]["id"], host, "{dry:#}");
+        let made = api.admin.post("/v1/instances", &ask).await.expect(202);
+        assert_eq!(made["host_id"], host, "{made:#}");
+    }
 }

@@ -97,3 +97,33 @@ async fn without_the_publisher_the_feed_waits_for_another_process() {
     let heard = timeout(Duration::from_secs(60), newest.wait_for(|seq| *seq > 0)).await;
     heard.expect("within a minute").expect("a feed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_expiry_an_instance_outlives_its_time() {
+    let soon = || {
+        let at = chrono::Utc::now() + chrono::TimeDelta::seconds(2);
+        json!({ "expires_at": at.to_rfc3339() })
+    };
+    let gone = async |api: &Api, path: &str| {
+        let end = tokio::time::Instant::now() + Duration::from_secs(8);
+        while tokio::time::Instant::now() < end {
+            if api.member.get(path).await.status == 404 {
+                return true;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    let (api, metrics, path) = without("task_expiry").await;
+    assert_eq!(metrics.runs("expiry").await, (Some(0.0), false));
+    until(&api, &path, |now| now["status"] == "running").await;
+    api.member.patch(&path, &soon()).await.expect(200);
+    assert!(!gone(&api, &path).await, "it was ended all the same");
+    // With it, it is ended: the time was right.
+    let (api, metrics, path) = without("task_upkeep").await;
+    assert_eq!(metrics.runs("upkeep").await, (Some(0.0), false));
+    assert_eq!(metrics.runs("expiry").await, (Some(1.0), true));
+    until(&api, &path, |now| now["status"] == "running").await;
+    api.member.patch(&path, &soon()).await.expect(200);
+    assert!(gone(&api, &path).await, "it outlives its time");
+}

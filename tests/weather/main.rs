@@ -26,4 +26,5 @@ mod hands;
 mod network;
 mod proxy;
 mod replicas;
+mod secrets;
 mod soak;

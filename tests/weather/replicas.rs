@@ -190,16 +190,27 @@ async fn what_a_killed_server_worked_on_waits_for_its_lease_and_no_longer() {
     let died = Instant::now();
     let survivor = cloud.replica(None).await;
     let came = died.elapsed();
+    // When the other took the items up, apart from how long a start takes on a busy machine.
+    let mut taken = Vec::new();
+    for id in &ids {
+        let item = format!("item={id}");
+        while survivor.log_lines(&item).is_empty() {
+            assert!(died.elapsed() < SOON, "nobody takes {id} up");
+            sleep(Duration::from_millis(20)).await;
+        }
+        taken.push(died.elapsed());
+    }
     for id in &ids {
         let path = format!("/v1/instances/{id}?wait=running&timeout=60");
         assert_eq!(survivor.admin.get(&path).await.expect(200)["status"], "running");
     }
     let took = died.elapsed();
     println!(
-        "running {took:?} after a server died over them, {came:?} of it until another was there"
+        "taken up {taken:?} and running {took:?} after a server died over them, {came:?} of it until another was there"
     );
-    // The lease, the poll, and what a start takes on a busy machine.
-    assert!(took < came + LEASE + Duration::from_secs(60), "{took:?}");
+    // The lease, the poll of half a second, and a moment of a busy machine.
+    let most = came.max(LEASE) + Duration::from_secs(3);
+    assert!(taken.iter().all(|taken| *taken < most), "{taken:?} and not {most:?}");
     drop(survivor);
     cloud.start().await;
     for id in &ids {

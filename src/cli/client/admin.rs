@@ -13,6 +13,7 @@ use super::http::Http;
 use super::nouns::noun;
 use super::table;
 use crate::cli::print;
+use crate::domain::stalled::StalledKind;
 
 type Columns = &'static [(&'static str, &'static str)];
 
@@ -60,6 +61,7 @@ pub fn command() -> Command {
             Arg::new("kind")
                 .value_name("KIND")
                 .required(true)
+                .value_parser(StalledKind::ALL.map(StalledKind::as_str))
                 .help("Its kind, as stalled shows it"),
             Arg::new("id").value_name("ID").required(true).action(ArgAction::Append).num_args(1..),
         ]),

@@ -38,6 +38,8 @@ const FIELDS: &[Field] = &[
         "What it must not offer; may be given several times",
     ),
     may("group", "group", Kind::Text, "Id or name of a group"),
+    may("reservation", "reservation", Kind::Text, "Id or name of a reservation, to take a slot of"),
+    may("expires-at", "expires_at", Kind::Text, "When it would end, such as 2030-01-31T12:00:00Z"),
 ];
 
 /// The question as the command line gave it.

@@ -7,7 +7,7 @@ mod step;
 mod wish;
 
 pub use cloud_init::{CloudInit, CloudInitStatus};
-pub use placing::{OnNoCapacity, Size, Unplaced, check_expiry};
+pub use placing::{Guest, OnNoCapacity, Size, Unplaced, check_expiry};
 pub use status::{Account, Status, status};
 pub use step::{Domain, Parts, Situation, Step, next_step};
 pub use wish::{Action, FirstWish, Wanted, Wish};

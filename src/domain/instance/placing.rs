@@ -9,7 +9,7 @@ use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::Subject;
 use crate::domain::flavor::Flavor;
-use crate::domain::id::{GroupId, InstanceId, ReservationId, TenantId};
+use crate::domain::id::{GroupId, HostId, IncarnationId, InstanceId, ReservationId, TenantId};
 use crate::domain::policy::Policy;
 use crate::domain::reservation::check_end;
 
@@ -104,6 +104,20 @@ impl Unplaced {
             tenant: Some(self.tenant_id),
         }
     }
+}
+
+/// A guest of a host, for who learns how long guests stay.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Guest {
+    pub id: IncarnationId,
+    pub host_id: HostId,
+    pub tenant_id: TenantId,
+    /// `None`: its instance is gone, and the host was not cleaned yet.
+    pub flavor_name: Option<String>,
+    /// As one text.
+    pub labels: String,
+    pub created_at: Time,
+    pub expires_at: Option<Time>,
 }
 
 /// When an instance is to be deleted by itself.

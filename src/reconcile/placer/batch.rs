@@ -96,9 +96,19 @@ async fn round(
     let mut claims = Vec::new();
     let mut refused = Vec::new();
     let mine: HashSet<_> = asked.iter().copied().collect();
+    let mut line = Vec::with_capacity(waiting.len());
     for (who, tag) in waiting.iter().zip(tags) {
         let by_stay = who.policy.unwrap_or(decide.default) == Policy::LifetimeFit;
         let stay = if by_stay { Some(decide.room.stay(&mut tx, who, now).await?) } else { None };
+        line.push((who, tag, stay));
+    }
+    // Nobody has waited: who comes at the same time may be packed in the order that packs best.
+    if waiting.iter().all(|who| who.queue_tag.is_none()) {
+        line.sort_by_key(|(who, _, stay)| {
+            stay.map(|stay| placement::longest_first(stay, who.vcpus.into(), who.memory_mib))
+        });
+    }
+    for (who, tag, stay) in line {
         match decide.one(who, stay)? {
             Choice::Host(host, slot) => claims.push((Uuid::new_v4(), Claim::of(who, host, slot))),
             // Those that only wait along are told when they are looked at themselves.

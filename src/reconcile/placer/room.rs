@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-use super::lifetimes::Lifetimes;
 use crate::domain::clock::Time;
 use crate::domain::compared::Compared;
 use crate::domain::error::Result;
 use crate::domain::host::Candidate;
 use crate::domain::id::HostId;
 use crate::domain::instance::Unplaced;
-use crate::placement::{self, HostView, Index, RoundRobin, Stay};
+use crate::placement::{self, HostView, Index, Residents, RoundRobin, Stay};
 use crate::store::fleet::{self, Moment};
 
 /// Every host and its room.
@@ -26,7 +25,7 @@ pub struct Room {
     /// Hosts that are up and that this process has not compared with the database yet.
     unproven: BTreeMap<HostId, Candidate>,
     /// Kept from the first request on that is placed by how long guests stay.
-    lifetimes: Option<Lifetimes>,
+    residents: Option<Residents>,
 }
 
 impl Room {
@@ -56,7 +55,7 @@ impl Room {
             .chain(changed)
             .map(|host| {
                 let host = self.proven(host, compared);
-                let exit = self.lifetimes.as_ref().map(|lifetimes| lifetimes.exit(host.id));
+                let exit = self.residents.as_ref().map(|residents| residents.exit(host.id));
                 HostView { exit: exit.unwrap_or_default(), ..placement::view(&host) }
             })
             .collect();
@@ -71,11 +70,12 @@ impl Room {
         if since.is_some() && i64::try_from(self.index.len()).ok() != Some(moment.hosts) {
             return Box::pin(self.refresh(conn, compared, now)).await;
         }
-        if let Some(lifetimes) = &mut self.lifetimes {
+        if let Some(residents) = &mut self.residents {
             touched.sort_unstable();
             touched.dedup();
             let hosts = since.map(|_| touched.as_slice());
-            lifetimes.refresh(conn, &mut self.index, hosts, now).await?;
+            let guests = fleet::guests(conn, hosts).await?;
+            residents.refresh(guests, &mut self.index, hosts, now);
         }
         Ok(moment)
     }
@@ -87,18 +87,18 @@ impl Room {
         who: &Unplaced,
         now: Time,
     ) -> Result<Stay> {
-        if self.lifetimes.is_none() {
+        if self.residents.is_none() {
             self.learn(conn, now).await?;
         }
-        let known = self.lifetimes.as_ref().map(|lifetimes| lifetimes.stay(who, now));
+        let known = self.residents.as_ref().map(|residents| residents.stay(who, now));
         Ok(known.unwrap_or(Stay { seconds: 0, sure: false }))
     }
 
     /// Gathers who is where and for how long, from now on.
     pub async fn learn(&mut self, conn: &mut PgConnection, now: Time) -> Result<()> {
-        let mut lifetimes = Lifetimes::default();
-        lifetimes.refresh(conn, &mut self.index, None, now).await?;
-        self.lifetimes = Some(lifetimes);
+        let mut residents = Residents::default();
+        residents.refresh(fleet::guests(conn, None).await?, &mut self.index, None, now);
+        self.residents = Some(residents);
         Ok(())
     }
 

@@ -1,15 +1,18 @@
 //! What placement is asked about, and what of it no host could ever do.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
+use crate::domain::clock::Time;
 use crate::domain::error::{Error, FieldError, Result};
 use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_MAX, check_traits};
 use crate::domain::host::check_zone;
 use crate::domain::id::{GroupId, TenantId};
-use crate::domain::instance::{Size, Unplaced};
+use crate::domain::instance::{Size, Unplaced, check_expiry};
 use crate::domain::policy::Policy;
+use crate::domain::reservation::Reservation;
 use crate::domain::text::Name;
 use crate::store;
 
@@ -52,10 +55,18 @@ pub struct PlacementQuery {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, example = json!(null))]
     pub group: Option<String>,
+    /// Id or name of a reservation of the tenant, whose slots it may take.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = json!(null))]
+    pub reservation: Option<String>,
+    /// When it would end, which `lifetime_fit` goes by; within ten years.
+    #[serde(default)]
+    #[schema(example = json!(null))]
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl PlacementQuery {
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, now: Time) -> Result<()> {
         let mut faults = Vec::new();
         let mut gather = |outcome: Result<()>| {
             if let Err(Error::Invalid(more)) = outcome {
@@ -86,7 +97,12 @@ impl PlacementQuery {
                 (None | Some(_), Some(_) | None) => {}
             }
         }
-        for (pointer, named) in [("/flavor", &self.flavor), ("/group", &self.group)] {
+        let names = [
+            ("/flavor", &self.flavor),
+            ("/group", &self.group),
+            ("/reservation", &self.reservation),
+        ];
+        for (pointer, named) in names {
             if let Some(named) = named {
                 gather(Name::parse(pointer, named).map(drop));
             }
@@ -94,6 +110,7 @@ impl PlacementQuery {
         gather(self.zone.as_deref().map_or(Ok(()), |zone| check_zone("/zone", zone)));
         gather(check_traits("/required_traits", &self.required_traits));
         gather(check_traits("/forbidden_traits", &self.forbidden_traits));
+        gather(check_expiry("/expires_at", self.expires_at, now));
         if faults.is_empty() { Ok(()) } else { Err(Error::Invalid(faults)) }
     }
 }
@@ -103,6 +120,7 @@ pub(super) fn asked(
     query: &PlacementQuery,
     flavor: Option<&Flavor>,
     group_id: Option<GroupId>,
+    reservation: Option<&Reservation>,
 ) -> Result<Unplaced> {
     // `check` has seen to it that there is one or the other.
     let own = || Size {
@@ -114,12 +132,17 @@ pub(super) fn asked(
         Some(flavor) => Unplaced::of_flavor(tenant, flavor),
         None => Unplaced::of_size(tenant, own()),
     };
+    if let Some(reservation) = reservation {
+        fits(reservation, who.size(), query.zone.as_deref())?;
+    }
     Ok(Unplaced {
         traits: traits(flavor, &query.required_traits, &query.forbidden_traits)?,
         forbidden_traits: query.forbidden_traits.clone(),
         zone: query.zone.clone(),
         policy: query.policy.or(who.policy),
         group_id,
+        reservation_id: reservation.map(|reservation| reservation.id),
+        expires_at: query.expires_at,
         ..who
     })
 }
@@ -144,6 +167,26 @@ pub fn traits(
         return Err(Error::field(format!("/forbidden_traits/{i}"), detail));
     }
     Ok(traits)
+}
+
+/// A slot has the room that is asked for, in the zone that is.
+pub fn fits(reservation: &Reservation, size: Size, zone: Option<&str>) -> Result<()> {
+    let Reservation { vcpus, memory_mib, disk_gib, zone: held, .. } = reservation;
+    if size.vcpus > *vcpus || size.memory_mib > *memory_mib || size.disk_gib > *disk_gib {
+        let detail = format!(
+            "its slots have {vcpus} vCPUs, {memory_mib} MiB and {disk_gib} GiB, and {}, {} and {} are asked for: choose a smaller \
+             flavor, or another reservation",
+            size.vcpus, size.memory_mib, size.disk_gib
+        );
+        return Err(Error::field("/reservation", detail));
+    }
+    match (zone, held) {
+        (Some(zone), Some(held)) if zone != held => {
+            let detail = format!("its slots are in the zone {held}: leave /zone out");
+            Err(Error::field("/reservation", detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A zone and traits that some host has; where there is no host yet, nothing is known.

@@ -4,8 +4,7 @@ use crate::domain::error::{Error, Result};
 use crate::domain::flavor::Flavor;
 use crate::domain::group::{Group, GroupRule, GroupScope};
 use crate::domain::id::{ReservationId, TenantId};
-use crate::domain::instance::NewInstance;
-use crate::domain::reservation::Reservation;
+use crate::domain::instance::{NewInstance, Size};
 use crate::service::{Write, placement};
 use crate::store;
 
@@ -37,7 +36,9 @@ pub async fn find(
         Some(named) => {
             let found = store::reservations::find(write.conn(), tenant, named).await?;
             let found = found.ok_or_else(|| Error::absent("/reservation", "reservation", named))?;
-            fits(&found, flavor, new)?;
+            let Flavor { vcpus, memory_mib, disk_gib, .. } = *flavor;
+            let size = Size { vcpus, memory_mib, disk_gib };
+            placement::fits(&found, size, new.zone.as_deref())?;
             Some(found.id)
         }
         None => None,
@@ -69,30 +70,4 @@ pub async fn satisfiable(write: &mut Write, group: &Group) -> Result<()> {
         group.name
     );
     Err(Error::field("/group", detail))
-}
-
-/// A slot has the room that the flavor needs.
-fn fits(reservation: &Reservation, flavor: &Flavor, new: &NewInstance) -> Result<()> {
-    let small = flavor.vcpus <= reservation.vcpus
-        && flavor.memory_mib <= reservation.memory_mib
-        && flavor.disk_gib <= reservation.disk_gib;
-    if !small {
-        let detail = format!(
-            "its slots have {} vCPUs, {} MiB and {} GiB, and the flavor needs {}, {} and {}: choose a smaller flavor, or another reservation",
-            reservation.vcpus,
-            reservation.memory_mib,
-            reservation.disk_gib,
-            flavor.vcpus,
-            flavor.memory_mib,
-            flavor.disk_gib
-        );
-        return Err(Error::field("/reservation", detail));
-    }
-    match (&new.zone, &reservation.zone) {
-        (Some(zone), Some(held)) if zone != held => {
-            let detail = format!("its slots are in the zone {held}: leave /zone out");
-            Err(Error::field("/reservation", detail))
-        }
-        _ => Ok(()),
-    }
 }

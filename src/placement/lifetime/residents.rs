@@ -1,35 +1,32 @@
-//! Who is on which host and for how long, fed to what `lifetime_fit` learns from; from the first request that asks for it on.
+//! Who is on which host and for how long, fed to what `lifetime_fit` learns from.
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
-
+use super::{ExitClass, Guests, Labels, Stay};
 use crate::domain::clock::Time;
-use crate::domain::error::Result;
 use crate::domain::id::{HostId, IncarnationId};
-use crate::domain::instance::Unplaced;
-use crate::placement::{ExitClass, Guests, Index, Labels, Stay};
-use crate::store::fleet::{self, Guest};
+use crate::domain::instance::{Guest, Unplaced};
+use crate::placement::Index;
 
 /// The guests of all hosts, as the incarnations tell.
 #[derive(Default)]
-pub struct Lifetimes {
+pub struct Residents {
     guests: Guests,
     there: HashMap<HostId, HashSet<IncarnationId>>,
 }
 
-impl Lifetimes {
-    /// Looks at these hosts' guests again, which have come or gone; `None`: at all hosts'.
-    pub async fn refresh(
+impl Residents {
+    /// Takes in the guests that these hosts have now, oldest first; `None`: all hosts.
+    pub fn refresh(
         &mut self,
-        conn: &mut PgConnection,
+        guests: Vec<Guest>,
         index: &mut Index,
         hosts: Option<&[HostId]>,
         now: Time,
-    ) -> Result<()> {
+    ) {
         let mut now_there: HashMap<HostId, HashSet<IncarnationId>> = HashMap::new();
         // Oldest first, so that those who have been there for long are known to have outlived the others.
-        for guest in fleet::guests(conn, hosts).await? {
+        for guest in guests {
             now_there.entry(guest.host_id).or_default().insert(guest.id);
             let known = self.there.get(&guest.host_id);
             if known.is_none_or(|known| !known.contains(&guest.id)) {
@@ -55,7 +52,6 @@ impl Lifetimes {
             }
         }
         self.guests.advance(index, seconds(now));
-        Ok(())
     }
 
     /// For how long the instance is to be thought to stay.
