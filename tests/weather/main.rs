@@ -21,6 +21,7 @@ mod process;
 
 mod audit;
 mod churn;
+mod fleet;
 mod full;
 mod hands;
 mod network;
