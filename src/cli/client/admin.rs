@@ -35,6 +35,7 @@ const DRIFT: Columns = &[
     ("FATE", "fate"),
     ("SINCE", "first_seen_at"),
     ("SIGHTINGS", "sightings"),
+    ("LAST ERROR", "last_error"),
 ];
 
 const FINDINGS: Columns =
