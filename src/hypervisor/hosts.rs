@@ -22,6 +22,8 @@ use crate::domain::metric;
 pub const THREADS: usize = 8;
 /// Uploads to one host that run at a time: they may take hours, and others need its threads and connections.
 pub const UPLOADS: usize = 2;
+/// Consoles of one host that are read at a time: readers are many, and leave threads to those who work there.
+pub const CONSOLES: usize = 2;
 /// Calls of one host that wait for a thread; more are turned away at once.
 pub const WAITING: usize = 256;
 /// Signals that wait in the channel of `Hosts::fake`.
@@ -52,6 +54,7 @@ struct Load {
     threads: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     uploads: Arc<Semaphore>,
+    consoles: Arc<Semaphore>,
     /// Whether it answered when it was asked last.
     answers: Arc<AtomicBool>,
 }
@@ -92,6 +95,7 @@ impl Hosts {
                 threads: Arc::new(Semaphore::new(THREADS)),
                 waiting: Arc::new(AtomicUsize::new(0)),
                 uploads: Arc::new(Semaphore::new(UPLOADS)),
+                consoles: Arc::new(Semaphore::new(CONSOLES)),
                 answers: Arc::new(AtomicBool::new(true)),
             },
         };
@@ -136,6 +140,11 @@ impl Hosts {
     /// Leave to upload to the host, until it is dropped by whoever uploads. `None`: as many as may do so already.
     pub fn upload_turn(&self, host: HostId) -> Option<OwnedSemaphorePermit> {
         self.lane(host)?.load.uploads.try_acquire_owned().ok()
+    }
+
+    /// Waits for leave to read a console of the host, which is had until it is dropped.
+    pub async fn console_turn(&self, host: HostId) -> Option<OwnedSemaphorePermit> {
+        self.lane(host)?.load.consoles.acquire_owned().await.ok()
     }
 
     /// The hosts that are known here.

@@ -16,8 +16,9 @@ pub async fn all(
     before: &[HostImage],
     inventory: &Inventory,
 ) -> Result<(), Trouble> {
-    bases(ctx, host, before, inventory).await?;
-    networks(ctx, host, inventory).await
+    // What cannot be mended keeps nothing else from it.
+    let bases = bases(ctx, host, before, inventory).await;
+    bases.and(networks(ctx, host, inventory).await)
 }
 
 /// One that has the wrong length is uploaded anew. Guests that run on it keep the file that they have open.
@@ -47,11 +48,18 @@ async fn bases(
 async fn networks(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<(), Trouble> {
     let active = inventory.networks.iter().filter(|network| network.active);
     let there: Vec<_> = active.filter_map(|network| network.ours).collect();
+    let mut outcome = Ok(());
     for network in store::host_networks::on_host(&mut *ctx.conn().await?, host).await? {
-        if !there.contains(&network) {
-            host_networks::settle(ctx, host, network).await?;
-            tracing::warn!(%host, %network, "a network was gone, and was made again");
+        if there.contains(&network) {
+            continue;
+        }
+        match host_networks::settle(ctx, host, network).await {
+            Ok(()) => tracing::warn!(%host, %network, "a network was gone, and was made again"),
+            Err(error) => {
+                tracing::warn!(%host, %network, %error, "a network that is gone could not be made again");
+                outcome = Err(error);
+            }
         }
     }
-    Ok(())
+    outcome
 }

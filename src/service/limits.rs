@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 
+/// Most consoles that are read at a time.
+const CONSOLES: u32 = 64;
+
 /// What counts a request, and its tenant's share, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
@@ -26,6 +29,7 @@ pub struct Limits {
     waits: Counter,
     uploads: Counter,
     downloads: Counter,
+    consoles: Counter,
     streams: Counter,
 }
 
@@ -83,17 +87,19 @@ impl Limits {
             waits: counter(config.max_waits, "waiting requests"),
             uploads: counter(config.max_uploads, "uploads"),
             downloads: counter(config.max_uploads, "downloads"),
+            consoles: counter(CONSOLES, "readers of consoles"),
             streams: counter(config.max_streams, "event streams"),
         }
     }
 
     /// What it is, how much of it is worked on, and how much may be.
-    pub fn in_use(&self) -> [(&'static str, u32, u32); 5] {
+    pub fn in_use(&self) -> [(&'static str, u32, u32); 6] {
         [
             ("requests", &self.requests),
             ("waits", &self.waits),
             ("uploads", &self.uploads),
             ("downloads", &self.downloads),
+            ("consoles", &self.consoles),
             ("streams", &self.streams),
         ]
         .map(|(what, counter)| (what, counter.in_use(), counter.most))
@@ -121,6 +127,11 @@ impl Limits {
 
     pub fn download(&self, caller: &Caller) -> Result<Permit> {
         self.downloads.take(Some(caller))
+    }
+
+    /// Beside its place as a request: a console is read on a host, which may be slow.
+    pub fn console(&self, caller: &Caller) -> Result<Permit> {
+        self.consoles.take(Some(caller))
     }
 
     pub fn stream(&self, caller: &Caller) -> Result<Permit> {

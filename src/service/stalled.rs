@@ -35,6 +35,10 @@ pub async fn retry(app: &App, caller: &Caller, kind: &str, id: Uuid) -> Result<S
         return Err(Error::not_found(kind.as_str(), id));
     }
     write.touch(kind.into(), id).await?;
+    if kind == StalledKind::HostImage {
+        // Whatever is there: it may be damaged.
+        store::host_images::set_present(write.conn(), id, false).await?;
+    }
     let now = write.now;
     let item = store::stalled::get(write.conn(), kind, id, now).await?;
     let item = item.ok_or_else(|| Error::not_found(kind.as_str(), id))?;

@@ -280,3 +280,33 @@ async fn a_host_that_hangs_keeps_no_other_waiting() {
         until("it is not deleted", async || status(&api, instance).await == "gone").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_that_disks_cannot_be_made_on_is_uploaded_anew() {
+    let api = Api::start().await;
+    api.image("tiny").await;
+    let process = Process::first(&api).await;
+    let uploads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&uploads);
+    // Bases and seeds are uploads: with the first base whole and damaged, nothing comes up before the second.
+    api.host.inject(move |call| match call {
+        "upload:half" => {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Inject::Pass
+        }
+        "create_overlay" if counted.load(Ordering::SeqCst) < 4 => {
+            Inject::FailBefore(Fault::permanent("create volume x: Image is not in qcow2 format"))
+        }
+        _ => Inject::Pass,
+    });
+    let instance = create(&api, json!({"name": "vm"})).await;
+    process.work_until(async || status(&api, &instance).await == "running").await;
+    let whole = uploads.load(Ordering::SeqCst);
+    // As an admin may ask for at any time.
+    let items = "select id from host_images";
+    let id: Uuid = sqlx::query_scalar(items).fetch_one(&api.app.db).await.expect("a base image");
+    let path = format!("/v1/stalled/host_image/{id}/actions/retry");
+    api.admin.post(&path, &Value::Null).await.expect(202);
+    process.work().await;
+    assert_eq!(uploads.load(Ordering::SeqCst), whole + 1);
+}

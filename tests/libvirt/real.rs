@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use pileus::hypervisor::{
-    FaultKind, HostTarget, Hypervisor, Libvirt, NetworkSpec, Power, Signal, VolumeFormat,
+    FaultKind, HostTarget, Hypervisor, Libvirt, NetworkSpec, Power, Signal, Upload, VolumeFormat,
 };
 use uuid::Uuid;
 
@@ -194,6 +194,29 @@ fn a_host_that_is_left_keeps_no_pool_of_ours() {
     assert_eq!(host.facts().unwrap_err().kind, FaultKind::Permanent);
     assert_eq!(pools(), 2);
     other.facts().unwrap();
+}
+
+#[test]
+fn a_pool_follows_its_path_while_nothing_lies_in_it() {
+    let daemon = Libvirtd::start();
+    let (host, cloud) = connect(&daemon);
+    host.facts().unwrap();
+    let beside = format!("{}-beside", daemon.pool_path());
+    let moved = Libvirt::new(HostTarget { pool_path: beside.clone(), cloud, ..target(&daemon) });
+    moved.facts().unwrap();
+    let pools = daemon.virsh(&["pool-list", "--all", "--name"]);
+    let pools: Vec<_> = pools.split_whitespace().collect();
+    assert_eq!(pools.len(), 2, "{pools:?}");
+    for pool in pools {
+        assert!(daemon.virsh(&["pool-dumpxml", pool]).contains(&format!("<path>{beside}/")));
+    }
+    let upload =
+        Upload { name: "x".into(), format: VolumeFormat::Raw, length: 3, virtual_bytes: 3 };
+    moved.upload(&upload, &mut &b"abc"[..], &mut |_| true).unwrap();
+    let back = Libvirt::new(HostTarget { cloud, ..target(&daemon) });
+    let fault = back.facts().unwrap_err();
+    assert!(fault.kind == FaultKind::Conflict && fault.message.contains("not empty"), "{fault}");
+    assert!(moved.volume("x").unwrap().is_some());
 }
 
 #[test]

@@ -18,6 +18,10 @@ const GIB: u64 = 1 << 30;
 
 impl Libvirt {
     pub(super) fn read_facts(&self, conn: &Connect) -> Result<HostFacts, Fault> {
+        if !self.mock() {
+            self.move_pool(conn, &self.console_pool())?;
+            self.move_pool(conn, &self.disk_pool())?;
+        }
         let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
         let host = xml::host::read(&capabilities)?;
         // Models such as EPYC imply most of what they can; spelled out, they tell all of it.
@@ -81,6 +85,30 @@ impl Libvirt {
         let capabilities = conn.capabilities().map_err(during("read the host's capabilities"))?;
         let arch = xml::host::read(&capabilities)?.arch;
         Ok(self.arch.get_or_init(|| arch).clone())
+    }
+
+    /// Takes a pool away that has another directory than ours, as after a change of the host's pool path.
+    fn move_pool(&self, conn: &Connect, name: &str) -> Result<(), Fault> {
+        let what = format!("move the storage pool {name}");
+        let found = present(&what, conn.lookup_storage_pool_by_name(name))?;
+        let Some(pool) = found else { return Ok(()) };
+        let path = xml::storage::pool_path(&pool.xml_desc(0).map_err(during(what.as_str()))?)?;
+        if path.as_deref() == Some(self.pool_path(name).as_str()) {
+            return Ok(());
+        }
+        if pool.is_active().map_err(during(what.as_str()))? {
+            pool.refresh(0).map_err(during(what.as_str()))?;
+            if !pool.list_all_volumes(0).map_err(during(what.as_str()))?.is_empty() {
+                return Err(Fault::conflict(format!(
+                    "{what}: it is there with the directory {}, which is not empty: give this host its former pool path \
+                     again, or empty the directory",
+                    path.unwrap_or_default()
+                )));
+            }
+            present(&what, pool.destroy())?;
+        }
+        present(&what, pool.undefine())?;
+        Ok(())
     }
 
     /// One of our two pools, running; made where it is missing.

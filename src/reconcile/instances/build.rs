@@ -18,6 +18,9 @@ use crate::store;
 use crate::store::instances::Record;
 use crate::store::ports::PortView;
 
+/// After so many failed attempts the base image is thought to be damaged, and is uploaded anew.
+const DOUBTFUL: i64 = 2;
+
 /// What a start needs and was not made whole yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Missing {
@@ -158,7 +161,9 @@ impl Look<'_> {
         let Err(Trouble::Host(fault)) = done else { return done };
         let base = store::host_images::volume_name(&blob.sha256, blob.format);
         let there = self.ctx.look(host, "look for the base image", move |host| host.volume(&base));
-        if there.await?.is_none() {
+        // One that is there and may not be what it was: once, since most failures have other causes.
+        let doubtful = self.lease.attempts == DOUBTFUL && fault.message.contains("create volume");
+        if there.await?.is_none() || doubtful {
             host_images::lost(self.ctx, Some(self.lease), host, &blob.sha256).await?;
         }
         Err(fault.into())

@@ -52,12 +52,8 @@ impl Scratch {
         File::open(&self.path)
     }
 
-    /// Puts the file at `target`, unless the same bytes lie there already. Returns when a power loss cannot undo it.
+    /// Puts the file at `target`, in place of what lies there, which may be damaged. Returns when a power loss cannot undo it.
     pub fn keep(mut self, target: &Path) -> io::Result<()> {
-        let there = std::fs::metadata(target);
-        if there.is_ok_and(|there| self.file.metadata().is_ok_and(|m| m.len() == there.len())) {
-            return Ok(());
-        }
         self.file.set_permissions(Permissions::from_mode(0o600))?;
         std::fs::rename(&self.path, target)?;
         self.kept = true;
@@ -263,13 +259,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_lie_there_already_are_not_replaced() {
+    async fn bytes_that_lie_there_already_are_made_whole() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("x");
         for _ in 0..2 {
             let body = vec![Ok(Bytes::from_static(b"abc"))];
             gathered(dir.path(), 100, body).await.unwrap().scratch.unwrap().keep(&target).unwrap();
-            assert_eq!(left(dir.path()), 1);
+            assert_eq!((left(dir.path()), std::fs::read(&target).unwrap()), (1, b"abc".to_vec()));
+            std::fs::write(&target, b"xyz").unwrap();
         }
     }
 }

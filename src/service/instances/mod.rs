@@ -217,12 +217,14 @@ pub async fn console(
     max: usize,
 ) -> Result<Vec<u8>> {
     authorize(caller, "get_instance_console")?;
+    let _permit = app.limits().console(caller)?;
     let record = store::instances::get(&mut *app.conn().await?, caller.scope(), id).await?;
     let record = record.ok_or_else(|| Error::not_found("instance", id))?;
     let Some((incarnation, host)) = record.incarnation_id.zip(record.host_id) else {
         return Ok(Vec::new());
     };
     let deadline = app.config.host_call_deadline;
+    let _turn = app.hosts.console_turn(host).await;
     let read = app
         .hosts
         .look(host, "read the console", deadline, move |host| {
