@@ -19,7 +19,6 @@ async fn cloud(host: Arc<Libvirtd>, pool: &'static str) -> Cloud {
         ("backoff-max-s", "2"),
         ("base-image-keep-s", "0"),
         ("overcommit-disk", "8"),
-        ("sweep-s", "2"),
     ];
     Cloud::on(host, Database::Shared(options), &settings).await
 }
@@ -266,7 +265,7 @@ async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_base_image_that_somebody_removed_is_uploaded_again() {
-    let cloud = cloud(crate::cloud::host(), "10.114.0.0/16").await;
+    let mut cloud = cloud(crate::cloud::host(), "10.114.0.0/16").await;
     let image = cloud.raw_image("empty", bytes(7, 1)).await;
     let first = create(&cloud, "first", &image).await;
     cloud.until(&first, "settled", "running", SOON).await;
@@ -284,7 +283,10 @@ async fn a_base_image_that_somebody_removed_is_uploaded_again() {
     let said = said.expect_err("a damaged base image is found");
     assert!(said.contains("damaged: base-"), "{said}");
 
-    // The next sweep sees it, and has it uploaded anew.
+    // The next sweep sees it, and has it uploaded anew: not before the audit has seen it, too.
+    cloud.terminate().await;
+    cloud.set("sweep-s", "2");
+    cloud.start().await;
     let end = Instant::now() + SOON;
     while std::fs::read(&base).ok().as_ref() != Some(&whole) {
         assert!(Instant::now() < end, "the damaged base image stays");
