@@ -140,6 +140,7 @@ fn context(app: &App, compared: Compared) -> Context {
         hosts: app.hosts.clone(),
         placer: Placer::default(),
         settling: Turns::default(),
+        making: Turns::default(),
         compared,
         owner: Uuid::now_v7(),
     })
@@ -256,6 +257,7 @@ async fn race() {
                 hosts: world.hosts().0,
                 placer: Placer::default(),
                 settling: Turns::default(),
+                making: Turns::default(),
                 compared,
                 owner: Uuid::now_v7(),
             })

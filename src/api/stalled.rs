@@ -77,7 +77,8 @@ async fn list(
 
 /// Try an item now.
 ///
-/// Its failures are forgotten and it is looked at at once: for when what stood in the way was mended. A host is contacted.
+/// Its failures are forgotten and it is looked at at once: for when what stood in the way was mended. A host is contacted, and
+/// a base image is uploaded anew.
 #[utoipa::path(post, path = "/v1/stalled/{kind}/{id}/actions/retry", operation_id = "retry_stalled", tag = "operation",
     params(("kind" = StalledKind, Path, description = "The item's kind."), ("id" = Uuid, Path, description = "The item's id.")),
     responses((status = 202, description = "The item, about to be looked at.", body = Stalled)))]

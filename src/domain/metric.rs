@@ -43,13 +43,13 @@ metrics! {
 
     REQUESTS: Counter = "pileus_http_requests_total", "Requests answered, by matched route, method and status";
     REQUEST_SECONDS: REQUEST = "pileus_http_request_duration_seconds", "Until the head of the answer, by matched route, method and class: prompt, waiting (?wait=), own (uploads, streams), health";
-    IN_USE: Gauge = "pileus_limit_in_use", "What is worked on now, by what: requests, waits, uploads, downloads, streams";
+    IN_USE: Gauge = "pileus_limit_in_use", "What is worked on now, by what: requests, waits, uploads, downloads, consoles, streams";
     LIMIT: Gauge = "pileus_limit", "The most of it that is worked on at a time";
 
     RECONCILES: Counter = "pileus_reconciles_total", "Looks at items of work until they settled, by kind and outcome";
     RECONCILE_SECONDS: LOOK = "pileus_reconcile_duration_seconds", "From lease to settled, by kind";
     CLAIMS_LOST: Counter = "pileus_claims_lost_total", "Claims that found their room taken by another placer, and were decided on again";
-    WORKERS_BUSY: Gauge = "pileus_reconcile_workers_busy", "Workers of this process that hold an item";
+    WORKERS_BUSY: Gauge = "pileus_reconcile_workers_busy", "Items that this process works on; those that wait for a host keep no worker from others, and may be many more than there are workers";
     WORKERS: Gauge = "pileus_reconcile_workers", "Workers of this process";
     STALLS: Counter = "pileus_stalls_total", "Items that came to be called stalled, by kind";
     WORK_DUE: Gauge = "pileus_work_due", "Items that are due and that nobody holds, by kind";

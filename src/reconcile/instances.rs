@@ -12,7 +12,7 @@ use super::placer::Placed;
 use super::{Context, Outcome, Trouble, fault, hold, host_images};
 use crate::domain::clock::Time;
 use crate::domain::event::Subject;
-use crate::domain::id::InstanceId;
+use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Domain, Power, Situation, Step, Wanted, next_step};
 use crate::hypervisor::{Fault, Halt};
 use crate::store;
@@ -140,14 +140,7 @@ impl Look<'_> {
                 self.ctx.effect(self.lease, host, "pause", move |host| host.pause(id)).await?;
                 Ok(Outcome::Again)
             }
-            (Step::Resume, Some((_, host))) => {
-                self.ctx.effect(self.lease, host, "resume", move |host| host.resume(id)).await?;
-                match self.halt {
-                    None => Ok(Outcome::Again),
-                    // It may run on, which the next look sees: until then it counts as failed.
-                    Some(halt) => Err(halted(halt).into()),
-                }
-            }
+            (Step::Resume, Some((_, host))) => self.resume(host).await,
             (Step::Shutdown { again }, Some((_, host))) => {
                 self.ctx
                     .effect(self.lease, host, "press the power button", move |host| {
@@ -192,6 +185,18 @@ impl Look<'_> {
         }
     }
 
+    async fn resume(&self, host: HostId) -> Result<Outcome, Trouble> {
+        let id = self.record.id;
+        if self.halt != Some(Halt::Crashed) {
+            self.ctx.effect(self.lease, host, "resume", move |host| host.resume(id)).await?;
+        }
+        match self.halt {
+            None => Ok(Outcome::Again),
+            // It may run on, which the next look sees: until then it counts as failed.
+            Some(halt) => Err(halted(halt).into()),
+        }
+    }
+
     /// At rest, but for the young guest whose addresses, agent and cloud-init somebody may wait for.
     fn rest(&self) -> Outcome {
         let Some(start) =
@@ -216,7 +221,7 @@ impl Look<'_> {
     }
 }
 
-/// A guest that its hypervisor paused was resumed, and may be halted again.
+/// A guest that its hypervisor paused was resumed, where that can be, and may be halted again.
 fn halted(halt: Halt) -> Fault {
     match halt {
         Halt::Disk => Fault::transient(

@@ -28,8 +28,8 @@ async fn bases(
     before: &[HostImage],
     inventory: &Inventory,
 ) -> Result<(), Trouble> {
-    let seen = |volume: &crate::hypervisor::VolumeSeen| (volume.name.clone(), volume.file_bytes);
-    let there: HashMap<_, _> = inventory.volumes.iter().map(seen).collect();
+    let volumes = inventory.volumes.iter();
+    let there: HashMap<_, _> = volumes.map(|seen| (seen.name.clone(), seen.file_bytes)).collect();
     let spoiled = before.iter().filter(|image| image.present);
     let spoiled = spoiled.filter(|image| match there.get(&image.volume()) {
         None => true,

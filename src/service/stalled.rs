@@ -23,7 +23,7 @@ pub async fn list(
     Ok(page.cut(rows, |item| item.id))
 }
 
-/// Looks at the thing now, its failures forgotten: for when what stood in the way was mended.
+/// Looks at the thing now, its failures forgotten: for when what stood in the way was mended. A base image is uploaded anew.
 pub async fn retry(app: &App, caller: &Caller, kind: &str, id: Uuid) -> Result<Stalled> {
     authorize(caller, "retry_stalled")?;
     let kind: StalledKind = kind.parse()?;

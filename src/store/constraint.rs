@@ -123,11 +123,7 @@ impl From<sqlx::Error> for Error {
                     "text must not hold a NUL character (U+0000): leave it out",
                 );
             }
-            // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race;
-            // 57014, 25P03: waited, or was waited for, too long.
-            let transient =
-                ["57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03"];
-            // 53100: disk full.
+            // 53100: the disk is full.
             if database.code().is_some_and(|code| code == "53100") {
                 full::note();
                 return Self::Unavailable {
@@ -135,6 +131,10 @@ impl From<sqlx::Error> for Error {
                     retry_after: Duration::from_secs(30),
                 };
             }
+            // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race;
+            // 57014, 25P03: waited, or was waited for, too long.
+            let transient =
+                ["57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03"];
             if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {
                 return unavailable("the database is busy or restarting: try again");
             }

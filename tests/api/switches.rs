@@ -100,10 +100,7 @@ async fn without_the_publisher_the_feed_waits_for_another_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_expiry_an_instance_outlives_its_time() {
-    let soon = || {
-        let at = chrono::Utc::now() + chrono::TimeDelta::seconds(2);
-        json!({ "expires_at": at.to_rfc3339() })
-    };
+    let soon = || json!({ "expires_at": crate::queue::end(2) });
     let gone = async |api: &Api, path: &str| {
         let end = tokio::time::Instant::now() + Duration::from_secs(8);
         while tokio::time::Instant::now() < end {

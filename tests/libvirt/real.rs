@@ -204,6 +204,8 @@ fn a_pool_follows_its_path_while_nothing_lies_in_it() {
     let beside = format!("{}-beside", daemon.pool_path());
     let moved = Libvirt::new(HostTarget { pool_path: beside.clone(), cloud, ..target(&daemon) });
     moved.facts().unwrap();
+    // The same directory, otherwise written.
+    let written = HostTarget { pool_path: format!("/{beside}//"), cloud, ..target(&daemon) };
     let pools = daemon.virsh(&["pool-list", "--all", "--name"]);
     let pools: Vec<_> = pools.split_whitespace().collect();
     assert_eq!(pools.len(), 2, "{pools:?}");
@@ -213,6 +215,7 @@ fn a_pool_follows_its_path_while_nothing_lies_in_it() {
     let upload =
         Upload { name: "x".into(), format: VolumeFormat::Raw, length: 3, virtual_bytes: 3 };
     moved.upload(&upload, &mut &b"abc"[..], &mut |_| true).unwrap();
+    Libvirt::new(written).facts().unwrap();
     let back = Libvirt::new(HostTarget { cloud, ..target(&daemon) });
     let fault = back.facts().unwrap_err();
     assert!(fault.kind == FaultKind::Conflict && fault.message.contains("not empty"), "{fault}");

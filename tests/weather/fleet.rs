@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use pileus::cli::postgres::throwaway;
+use pileus::domain::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::cloud::{Cloud, Database, SOON, names};
@@ -102,7 +103,7 @@ async fn guests_run_where_groups_aggregates_reservations_and_lifetimes_want_them
     assert!(on_second(&let_in));
 
     // A slot that is held, and one who leaves with those who leave then.
-    let soon = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let soon = (Clock::System.now() + chrono::TimeDelta::hours(1)).to_rfc3339();
     let new =
         json!({"name": "held", "flavor": "nano", "slots": 1, "zone": "second", "expires_at": soon});
     cloud.admin.post("/v1/reservations", &new).await.expect(201);

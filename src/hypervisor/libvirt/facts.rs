@@ -1,6 +1,7 @@
 //! Who a host is and what it has, and the pools that we need there.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
@@ -93,7 +94,7 @@ impl Libvirt {
         let found = present(&what, conn.lookup_storage_pool_by_name(name))?;
         let Some(pool) = found else { return Ok(()) };
         let path = xml::storage::pool_path(&pool.xml_desc(0).map_err(during(what.as_str()))?)?;
-        if path.as_deref() == Some(self.pool_path(name).as_str()) {
+        if self.is_pools_path(name, path.as_deref()) {
             return Ok(());
         }
         if pool.is_active().map_err(during(what.as_str()))? {
@@ -131,7 +132,7 @@ impl Libvirt {
         }
         let text = pool.xml_desc(0).map_err(during(doing("look at")))?;
         let path = xml::storage::pool_path(&text)?;
-        if path.as_deref() != Some(self.pool_path(name).as_str()) {
+        if !self.is_pools_path(name, path.as_deref()) {
             return Err(Fault::conflict(format!(
                 "start the storage pool {name}: it is there with the directory {}: undefine it, or give this host \
                  another pool path",
@@ -164,14 +165,23 @@ impl Libvirt {
         Ok(())
     }
 
+    fn is_pools_path(&self, name: &str, path: Option<&str>) -> bool {
+        path.is_some_and(|path| plain(path) == self.pool_path(name))
+    }
+
     fn pool_path(&self, name: &str) -> String {
         let part = if name == self.console_pool() { "consoles" } else { "disks" };
-        format!("{}/{part}", self.target.pool_path.trim_end_matches('/'))
+        plain(&format!("{}/{part}", self.target.pool_path))
     }
 
     pub(super) fn console_path(&self, file: &str) -> String {
         format!("{}/{file}", self.pool_path(&self.console_pool()))
     }
+}
+
+/// Without empty and `.` parts: libvirt leaves the empty ones out of the path that it tells.
+fn plain(path: &str) -> String {
+    Path::new(path).components().collect::<PathBuf>().to_string_lossy().into_owned()
 }
 
 /// A `/dev/kvm` that opens is not a KVM that runs guests: under some nested hypervisors only the CPU's features tell.

@@ -18,7 +18,8 @@ use crate::store;
 use crate::store::instances::Record;
 use crate::store::ports::PortView;
 
-/// After so many failed attempts the base image is thought to be damaged, and is uploaded anew.
+/// After so many failed attempts to make a disk its base image is thought to be damaged, and is uploaded anew: once, since most
+/// failures have other causes.
 const DOUBTFUL: i64 = 2;
 
 /// What a start needs and was not made whole yet.
@@ -146,24 +147,25 @@ impl Look<'_> {
                 host.create_overlay(&overlay)
             })
             .await;
-        self.or_base_lost(host, &blob, made).await?;
+        let doubt = self.lease.attempts == DOUBTFUL;
+        self.or_base_lost(host, &blob, made, doubt).await?;
         fault::point("disk_created");
         Ok(())
     }
 
-    /// What failed because somebody removed the base image is mended by another upload: the bytes are the same.
+    /// What failed because somebody removed the base image is mended by another upload: the bytes are the same. `doubt`: so is what
+    /// failed though one is there.
     async fn or_base_lost(
         &self,
         host: HostId,
         blob: &Blob,
         done: Result<(), Trouble>,
+        doubt: bool,
     ) -> Result<(), Trouble> {
         let Err(Trouble::Host(fault)) = done else { return done };
         let base = store::host_images::volume_name(&blob.sha256, blob.format);
         let there = self.ctx.look(host, "look for the base image", move |host| host.volume(&base));
-        // One that is there and may not be what it was: once, since most failures have other causes.
-        let doubtful = self.lease.attempts == DOUBTFUL && fault.message.contains("create volume");
-        if there.await?.is_none() || doubtful {
+        if there.await?.is_none() || doubt {
             host_images::lost(self.ctx, Some(self.lease), host, &blob.sha256).await?;
         }
         Err(fault.into())
@@ -259,7 +261,7 @@ impl Look<'_> {
             self.ctx.effect_until(until, host, "start", move |host| host.start(&spec)).await;
         if started.is_err() {
             let blob = host_images::blob(self.ctx, self.record.image_id).await?;
-            self.or_base_lost(host, &blob, started).await?;
+            self.or_base_lost(host, &blob, started, false).await?;
         }
         fault::point("started");
         Ok(Outcome::Again)

@@ -224,10 +224,12 @@ pub async fn console(
         return Ok(Vec::new());
     };
     let deadline = app.config.host_call_deadline;
-    let _turn = app.hosts.console_turn(host).await;
+    let turn = app.hosts.console_turn(host).await;
     let read = app
         .hosts
         .look(host, "read the console", deadline, move |host| {
+            // Also while it hangs, and nobody waits for it any more.
+            let _turn = turn;
             host.console(incarnation, offset, max)
         })
         .await;

@@ -9,30 +9,32 @@ use crate::domain::error::Result;
 
 /// Makes the item due at `due`, or leaves it due earlier. In the transaction of the change that made it so.
 pub async fn touch(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -> Result<()> {
-    sqlx::query(
-        "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
-         on conflict (kind, item) do update
-         set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1",
-    )
-    .bind(kind)
-    .bind(item)
-    .bind(due)
-    .execute(conn)
-    .await?;
-    Ok(())
+    touch_if(conn, kind, item, due, true).await
 }
 
 /// `touch` by what was only seen: an item whose attempts fail keeps its pause, or what an attempt stirs up would bring on the next.
 pub async fn hint(conn: &mut PgConnection, kind: Kind, item: Uuid, due: Time) -> Result<()> {
+    touch_if(conn, kind, item, due, false).await
+}
+
+/// `failing`: also an item whose attempts fail.
+async fn touch_if(
+    conn: &mut PgConnection,
+    kind: Kind,
+    item: Uuid,
+    due: Time,
+    failing: bool,
+) -> Result<()> {
     sqlx::query(
         "insert into work (kind, item, due_at, touched) values ($1, $2, $3, 1)
          on conflict (kind, item) do update
          set due_at = least(work.due_at, excluded.due_at), touched = work.touched + 1
-         where work.attempts = 0",
+         where $4 or work.attempts = 0",
     )
     .bind(kind)
     .bind(item)
     .bind(due)
+    .bind(failing)
     .execute(conn)
     .await?;
     Ok(())
