@@ -52,7 +52,7 @@ pub struct Network {
     /// Whether hosts drop what a guest sends under an address that is not its own; its guests start more slowly.
     pub port_security: bool,
     pub status: NetworkStatus,
-    /// What a deletion waits for, or what went wrong at the last attempt.
+    /// What a deletion waits for, or what went wrong at the last attempt to make the network whole on its hosts.
     #[schema(max_length = 2000)]
     pub status_reason: Option<String>,
     /// How often in a row it was worked on in vain.

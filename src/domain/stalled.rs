@@ -21,7 +21,7 @@ pub enum StalledKind {
     Host,
     /// A base image on a host.
     HostImage,
-    /// A network on its way out.
+    /// A network that is not whole on a host, or is on its way out.
     Network,
     /// An image on its way out.
     Image,

@@ -335,6 +335,15 @@ impl Hypervisor for FakeHost {
         self.call("networks", |world, _| Ok(world.networks(self.cloud)))
     }
 
+    /// Its guests are on their networks as soon as these are there.
+    fn cut_off(&self) -> Result<Vec<NetworkId>, Fault> {
+        self.call("cut_off", |_, _| Ok(Vec::new()))
+    }
+
+    fn rejoin(&self, _: NetworkId) -> Result<(), Fault> {
+        self.call("rejoin", |_, _| Ok(()))
+    }
+
     fn delete_network(&self, id: NetworkId) -> Result<(), Fault> {
         self.call("delete_network", |world, _| {
             world.delete_network(id);

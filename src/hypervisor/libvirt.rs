@@ -7,6 +7,7 @@ mod domains;
 mod events;
 mod facts;
 mod fault;
+mod interfaces;
 mod known;
 #[expect(unsafe_code, reason = "callbacks and leases exist only in libvirt's C interface")]
 mod ffi;
@@ -149,6 +150,14 @@ impl Hypervisor for Libvirt {
 
     fn delete_network(&self, id: NetworkId) -> Result<(), Fault> {
         self.connections.with(|conn| self.remove_network(conn, id))
+    }
+
+    fn cut_off(&self) -> Result<Vec<NetworkId>, Fault> {
+        self.connections.with(|conn| interfaces::cut_off(conn, self.target.cloud))
+    }
+
+    fn rejoin(&self, id: NetworkId) -> Result<(), Fault> {
+        self.connections.with(|conn| interfaces::rejoin(conn, id))
     }
 
     fn leases(&self, id: NetworkId) -> Result<Vec<Lease>, Fault> {

@@ -80,6 +80,12 @@ pub trait Hypervisor: Send + Sync {
     fn networks(&self) -> Result<Vec<NetworkSeen>, Fault>;
     /// Ok if it is gone, and if the network of that UUID is not ours, which is not touched.
     fn delete_network(&self, id: NetworkId) -> Result<(), Fault>;
+    /// Networks of ours with a guest whose interface hangs on another bridge than the network has by now: reads every domain,
+    /// for the sweeper.
+    fn cut_off(&self) -> Result<Vec<NetworkId>, Fault>;
+    /// Puts these guests on the network again. `Transient` where one could not be, after the others were. Ok if there is no such
+    /// network.
+    fn rejoin(&self, id: NetworkId) -> Result<(), Fault>;
     /// The network's unexpired DHCP leases; empty if there is no such network.
     fn leases(&self, id: NetworkId) -> Result<Vec<Lease>, Fault>;
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::id::IncarnationId;
+use crate::domain::id::{IncarnationId, NetworkId};
 use crate::domain::volume::{Owner, owner};
 use crate::hypervisor::{DomainSeen, Fault, Hypervisor, NetworkSeen, VolumeSeen};
 
@@ -10,6 +10,8 @@ pub struct Inventory {
     pub domains: Vec<DomainSeen>,
     pub volumes: Vec<VolumeSeen>,
     pub networks: Vec<NetworkSeen>,
+    /// Networks of ours that have a guest which does not hang on them.
+    pub cut_off: Vec<NetworkId>,
     pub consoles: Vec<IncarnationId>,
 }
 
@@ -18,6 +20,7 @@ pub fn look(host: &dyn Hypervisor) -> Result<Inventory, Fault> {
         domains: host.domains()?,
         volumes: host.volumes()?,
         networks: host.networks()?,
+        cut_off: host.cut_off()?,
         consoles: host.consoles()?,
     })
 }
@@ -66,6 +69,7 @@ mod tests {
             domains: vec![],
             volumes: vec![volume(format!("seed-{}.iso", id(7))), volume("notes.txt".into())],
             networks: vec![],
+            cut_off: vec![],
             consoles: vec![id(3), IncarnationId(Uuid::now_v7())],
         };
         assert_eq!(inventory.newest(Uuid::nil()), 7);

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 
 use super::inventory::Inventory;
-use super::{Context, Trouble, host_images, host_networks};
+use super::{Context, Trouble, host_images};
+use crate::domain::error::Result;
 use crate::domain::id::HostId;
 use crate::store;
 use crate::store::host_images::HostImage;
+use crate::store::work::{self, Kind};
 
 /// Once, by what a look found. `before`: the base images as they were noted before that look.
 pub async fn all(
@@ -15,10 +17,11 @@ pub async fn all(
     host: HostId,
     before: &[HostImage],
     inventory: &Inventory,
-) -> Result<(), Trouble> {
+) -> std::result::Result<(), Trouble> {
     // What cannot be mended keeps nothing else from it.
     let bases = bases(ctx, host, before, inventory).await;
-    bases.and(networks(ctx, host, inventory).await)
+    networks(ctx, host, inventory).await?;
+    bases
 }
 
 /// One that has the wrong length is uploaded anew. Guests that run on it keep the file that they have open.
@@ -27,7 +30,7 @@ async fn bases(
     host: HostId,
     before: &[HostImage],
     inventory: &Inventory,
-) -> Result<(), Trouble> {
+) -> std::result::Result<(), Trouble> {
     let volumes = inventory.volumes.iter();
     let there: HashMap<_, _> = volumes.map(|seen| (seen.name.clone(), seen.file_bytes)).collect();
     let spoiled = before.iter().filter(|image| image.present);
@@ -44,22 +47,20 @@ async fn bases(
     Ok(())
 }
 
-/// Made by whoever comes first.
-async fn networks(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<(), Trouble> {
+/// Those that are gone, or have guests that do not hang on them, are put on the work list: a failure there has its account.
+async fn networks(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<()> {
     let active = inventory.networks.iter().filter(|network| network.active);
     let there: Vec<_> = active.filter_map(|network| network.ours).collect();
-    let mut outcome = Ok(());
-    for network in store::host_networks::on_host(&mut *ctx.conn().await?, host).await? {
-        if there.contains(&network) {
-            continue;
-        }
-        match host_networks::settle(ctx, host, network).await {
-            Ok(()) => tracing::warn!(%host, %network, "a network was gone, and was made again"),
-            Err(error) => {
-                tracing::warn!(%host, %network, %error, "a network that is gone could not be made again");
-                outcome = Err(error);
-            }
-        }
+    let mut conn = ctx.conn().await?;
+    for network in store::host_networks::on_host(&mut conn, host).await? {
+        let why = match (there.contains(&network), inventory.cut_off.contains(&network)) {
+            (true, false) => continue,
+            (true, true) => "a guest does not hang on its network",
+            (false, _) => "a network is gone",
+        };
+        tracing::warn!(%host, %network, "{why}: it is mended");
+        work::hint(&mut conn, Kind::Network, network.0, ctx.clock.now()).await?;
     }
-    outcome
+    ctx.changes.wake();
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! Networks that were wished away: off every host, then gone with their addresses.
+//! Networks: those that are to stay are mended on their hosts where a sweep found that they are not whole; those that were
+//! wished away go from every host, and then with their addresses.
 
 use chrono::TimeDelta;
 use serde_json::json;
@@ -23,8 +24,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         return Ok(Outcome::Gone);
     };
     match network.status {
-        // Made on a host by the instances that need it.
-        NetworkStatus::Active => return Ok(Outcome::rest()),
+        NetworkStatus::Active => return mend(ctx, id).await,
         NetworkStatus::Deleting => {}
     }
     if hold::everywhere(ctx).await?.is_some() {
@@ -52,6 +52,27 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     tx.commit().await?;
     ctx.changes.changed(id.0);
     Ok(Outcome::Gone)
+}
+
+/// It was made on its hosts by the instances that need it. Where it is gone it is made again, and guests that do not hang on it
+/// are put there; one host's trouble keeps none of the others from it. A host that does not answer is swept when it is back.
+async fn mend(ctx: &Context, id: NetworkId) -> Result<Outcome, Trouble> {
+    let mut outcome = Ok(Outcome::rest());
+    for host in store::host_networks::hosts_of(&mut *ctx.conn().await?, id).await? {
+        let reached = store::hosts::reached(&mut *ctx.conn().await?, host).await?;
+        if reached.is_none_or(|reached| reached.health != "up") {
+            continue;
+        }
+        let mended = async {
+            host_networks::settle(ctx, host, id).await?;
+            ctx.host(host, "put guests on their network", move |host| host.rejoin(id)).await?;
+            Ok(())
+        };
+        if let Err(error) = mended.await {
+            outcome = Err(error);
+        }
+    }
+    outcome
 }
 
 /// Takes the network from every host that answers; one host's trouble keeps none of the others from being cleaned.

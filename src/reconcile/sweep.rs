@@ -312,7 +312,13 @@ mod tests {
         let volumes = (0..20)
             .map(|i| VolumeSeen { name: i.to_string(), capacity_bytes: 1, file_bytes: None })
             .collect();
-        let inventory = Inventory { domains: vec![], volumes, networks: vec![], consoles: vec![] };
+        let inventory = Inventory {
+            domains: vec![],
+            volumes,
+            networks: vec![],
+            cut_off: vec![],
+            consoles: vec![],
+        };
         let known = [
             orphan("foreign", false, 9, start),
             orphan("young", true, 9, now),

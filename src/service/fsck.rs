@@ -96,6 +96,8 @@ struct Inventory {
     domains: Vec<(InstanceId, Option<IncarnationId>, String)>,
     volumes: HashSet<String>,
     networks: HashSet<NetworkId>,
+    /// Those of them that have a guest which does not hang on them.
+    cut_off: Vec<NetworkId>,
     consoles: Vec<IncarnationId>,
 }
 
@@ -122,6 +124,7 @@ async fn host(app: &App, id: HostId) -> Result<Result<Seen, String>> {
                         .into_iter()
                         .filter_map(|network| network.ours)
                         .collect(),
+                    cut_off: host.cut_off()?,
                     consoles: host.consoles()?,
                 })
             },
@@ -184,6 +187,14 @@ fn missing(id: HostId, before: &HostRecord, after: &HostRecord, host: &Inventory
         if after.networks.contains(network) && !host.networks.contains(network) {
             seen.findings.push(about("network", Some(id), network, "it is not on the host"));
         }
+    }
+    for network in &host.cut_off {
+        seen.findings.push(about(
+            "network",
+            Some(id),
+            network,
+            "a guest of it does not hang on it",
+        ));
     }
     seen
 }

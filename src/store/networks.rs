@@ -43,9 +43,8 @@ macro_rules! networks {
             "select n.id, n.tenant_id, n.name, n.labels, n.cidr, n.gateway, n.dns, n.range_start, n.range_end,
                     n.port_security, n.created_at, n.revision,
                     case when n.deleted_at is null then 'active' else 'deleting' end as status,
-                    case when n.deleted_at is null then null
-                         when w.attempts > 0 then w.last_error
-                         else w.reason end as status_reason,
+                    case when w.attempts > 0 then w.last_error
+                         when n.deleted_at is not null then w.reason end as status_reason,
                     coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
                     nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since
              from networks n

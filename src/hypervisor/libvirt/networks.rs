@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use chrono::DateTime;
 use uuid::Uuid;
 use virt::connect::Connect;
-use virt::domain::Domain;
 use virt::error::ErrorNumber as Code;
 use virt::network::Network;
 use virt::sys;
 
 use super::domains::present;
 use super::fault::{during, fault, is, is_absent};
+use super::interfaces::{Guest, put_back};
 use super::{Libvirt, ffi};
 use crate::domain::clock::Time;
 use crate::domain::id::NetworkId;
@@ -27,12 +27,12 @@ pub fn all(conn: &Connect, cloud: Uuid) -> Result<Vec<NetworkSeen>, Fault> {
 fn see(network: &Network, cloud: Uuid) -> Result<Option<NetworkSeen>, Fault> {
     let Some(text) = present("read a network", network.xml_desc(0))? else { return Ok(None) };
     let Some(active) = present("read a network", network.is_active())? else { return Ok(None) };
-    let xml::network::Seen { uuid, name, subnets, hosts: _ } = xml::network::read(&text)?;
+    let xml::network::Seen { uuid, name, subnets, .. } = xml::network::read(&text)?;
     let ours = names::network_id(cloud, &name).filter(|id| id.0 == uuid);
     Ok(Some(NetworkSeen { uuid, name, active, subnets, ours }))
 }
 
-fn lookup(conn: &Connect, id: NetworkId) -> Result<Option<Network>, Fault> {
+pub fn lookup(conn: &Connect, id: NetworkId) -> Result<Option<Network>, Fault> {
     present(&format!("find network {id}"), conn.lookup_network_by_uuid(id.0))
 }
 
@@ -89,7 +89,7 @@ impl Libvirt {
         if let Some(network) = lookup(conn, spec.id)? {
             return self.adjust(&network, spec);
         }
-        let lost = if spec.known { Lost::find(conn, &name)? } else { Vec::new() };
+        let lost = if spec.known { Guest::all(conn, &name)? } else { Vec::new() };
         // libvirt moves a guest to another bridge, and not to a new one of the same name.
         let had =
             |other: &u8| lost.iter().any(|lost| lost.bridge == names::bridge(spec.id, *other));
@@ -98,7 +98,8 @@ impl Libvirt {
             let bridge = names::bridge(spec.id, other);
             let xml = xml::network::network(self.target.cloud, spec, bridge.clone())?;
             let Err(error) = conn.create_network_xml(&xml) else {
-                lost.iter().for_each(Lost::put_back);
+                // Who cannot be put back is found by the next sweep.
+                put_back(&lost).unwrap_or_else(|fault| tracing::warn!(%fault, "cut off"));
                 return Ok(());
             };
             let failed = fault(&format!("make network {name}"), &error);
@@ -223,40 +224,6 @@ impl Libvirt {
             }
         }
         Ok(())
-    }
-}
-
-/// An interface of a guest whose network was destroyed under it.
-struct Lost {
-    domain: Domain,
-    interface: String,
-    /// What it hung on.
-    bridge: String,
-}
-
-impl Lost {
-    fn find(conn: &Connect, network: &str) -> Result<Vec<Self>, Fault> {
-        let active = conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
-        let mut lost = Vec::new();
-        for domain in active.map_err(during("list the host's domains"))? {
-            let Some(text) = present("read a domain", domain.xml_desc(0))? else { continue };
-            for (interface, bridge) in xml::domain::interfaces_on(&text, network)? {
-                lost.push(Self { domain: domain.clone(), interface, bridge });
-            }
-        }
-        Ok(lost)
-    }
-
-    /// A guest that cannot be put back is no reason to be without the network: its next start brings it there.
-    fn put_back(&self) {
-        let flags = sys::VIR_DOMAIN_AFFECT_LIVE;
-        match self.domain.update_device_flags(&self.interface, flags) {
-            Ok(()) => tracing::warn!(bridge = self.bridge, "a guest was put on its network again"),
-            Err(error) => tracing::warn!(
-                %error,
-                "a guest whose network was destroyed could not be put on it again: reboot it with \"hard\": true"
-            ),
-        }
     }
 }
 

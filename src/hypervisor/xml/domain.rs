@@ -174,15 +174,26 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
     Ok(Seen { id: InstanceId(uuid), name, stamp, agent, macs })
 }
 
-/// The interfaces of a running domain on the libvirt network of this name, each as it is, and with the bridge that it hangs on.
-pub fn interfaces_on(text: &str, network: &str) -> Result<Vec<(String, String)>, Fault> {
+/// An interface of a running domain that is on a libvirt network.
+pub struct OnNetwork {
+    /// As it is.
+    pub xml: String,
+    /// The network's name.
+    pub network: String,
+    /// What it hangs on.
+    pub bridge: String,
+}
+
+pub fn interfaces(text: &str) -> Result<Vec<OnNetwork>, Fault> {
     let document = parse(text)?;
     let interfaces = document.descendants().filter(|node| node.has_tag_name("interface"));
     let on = |node: roxmltree::Node<'_, '_>| {
         let source = super::child(node, "source")?;
-        let bridge =
-            source.attribute("bridge").filter(|_| source.attribute("network") == Some(network));
-        Some((text[node.range()].to_owned(), bridge?.to_owned()))
+        Some(OnNetwork {
+            xml: text[node.range()].to_owned(),
+            network: source.attribute("network")?.to_owned(),
+            bridge: source.attribute("bridge")?.to_owned(),
+        })
     };
     Ok(interfaces.filter_map(on).collect())
 }

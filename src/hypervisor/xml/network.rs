@@ -67,6 +67,8 @@ pub fn host(host: &DhcpHost) -> Result<String, Fault> {
 pub struct Seen {
     pub uuid: Uuid,
     pub name: String,
+    /// Empty where it has none.
+    pub bridge: String,
     pub subnets: Vec<IpNet>,
     pub hosts: Vec<DhcpHost>,
 }
@@ -90,7 +92,8 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
         })
         .collect();
     let name = child_text(root, "name").unwrap_or_default().to_owned();
-    Ok(Seen { uuid, name, subnets, hosts })
+    let bridge = child(root, "bridge").and_then(|bridge| bridge.attribute("name"));
+    Ok(Seen { uuid, name, bridge: bridge.unwrap_or_default().to_owned(), subnets, hosts })
 }
 
 /// libvirt gives the length as `prefix` or as `netmask`, whichever was defined.
@@ -213,6 +216,7 @@ mod tests {
         };
         let seen = read(&network(Uuid::nil(), &spec, "pl0".to_owned()).unwrap()).unwrap();
         assert_eq!(seen.uuid, spec.id.0);
+        assert_eq!(seen.bridge, "pl0");
         assert_eq!(seen.subnets, vec![spec.cidr]);
         assert_eq!(seen.hosts, [at(3), at(2), at(4)]);
     }

@@ -202,12 +202,22 @@ async fn a_host_that_is_down_is_waited_for_and_cleaned_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_network_that_nobody_wished_away_stays_on_its_hosts() {
+async fn a_network_that_nobody_wished_away_is_made_whole_and_one_host_keeps_no_other_from_it() {
     let cloud = cloud().await;
     sqlx::query("update networks set deleted_at = null")
         .execute(&cloud.ctx.db)
         .await
         .expect("kept");
+    cloud.fakes[0].1.inject(|call| match call {
+        "rejoin" => Inject::FailBefore(Fault::transient("a guest is busy")),
+        _ => Inject::Pass,
+    });
     assert!(cloud.pass().await);
-    assert_eq!(cloud.on_hosts(), [true, true]);
+    assert!(cloud.reason().await.contains("a guest is busy"), "{}", cloud.reason().await);
+    // Nobody on either host needs it.
+    assert_eq!(cloud.on_hosts(), [false, false]);
+    cloud.fakes[0].1.heal();
+    cloud.clock.advance(TimeDelta::seconds(120));
+    assert!(cloud.pass().await);
+    assert_eq!(cloud.reason().await, "");
 }
