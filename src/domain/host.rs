@@ -112,6 +112,10 @@ pub struct Host {
     pub reserved_disk_gib: i64,
     /// It was deleted, and what we made on it is being removed.
     pub leaving: bool,
+    /// What its removal waits for.
+    #[serde(default)]
+    #[schema(max_length = 2000, example = json!(null))]
+    pub leaving_reason: Option<String>,
     pub health: Health,
     /// Why it is not up.
     #[schema(max_length = 10000, example = "not contacted yet")]

@@ -101,8 +101,9 @@ pub trait Hypervisor: Send + Sync {
     /// Incarnations that have a console log on this host: for the sweeper.
     fn consoles(&self) -> Result<Vec<IncarnationId>, Fault>;
 
-    /// Gives the host up: our storage pools go from its libvirt, their directories with whatever is in them stay. Nothing is
-    /// made there any more by this handle. Ok if they are gone.
+    /// Gives the host up, on which there is nothing of ours any more: our storage pools go from its libvirt, their directories
+    /// with whatever is in them stay. Nothing is made there any more by this handle, for which both are empty from then on. Ok
+    /// if they are gone.
     fn leave(&self) -> Result<(), Fault>;
 
     /// Calls `sink` at every lifecycle change of a domain and at the loss of the connection, until the host is dropped.

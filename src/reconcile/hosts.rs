@@ -2,6 +2,8 @@
 //!
 //! Every process watches every host for itself; only what changed is written, so that a quiet cloud writes nothing.
 
+mod leave;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,16 +16,16 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::context::in_time;
-use super::{Context, Outcome, Run, Trouble, hold, host_networks, inventory};
+use super::{Context, Outcome, Run, Trouble, hold, inventory};
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::id::{HostId, InstanceId};
 use crate::domain::instance::{Power, Wanted};
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, HostFacts, HostTarget};
+use crate::store;
 use crate::store::hosts::{Address, Reached, Totals};
 use crate::store::instances::Resting;
 use crate::store::work::{self, Kind, Lease};
-use crate::store::{self, Tx};
 
 /// How many claims each host that is up had counted when all were listed last, which spares each heartbeat the question.
 type Counts = Arc<Mutex<HashMap<HostId, i64>>>;
@@ -312,7 +314,6 @@ fn at_rest(row: &Resting, seen: Option<&DomainSeen>, cloud: Uuid) -> bool {
     power == wished && row.observed_power == power
 }
 
-/// A host that is to leave: what we made on it goes first.
 pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble> {
     let id = HostId(lease.item);
     let host = store::hosts::reached(&mut *ctx.conn().await?, id).await?;
@@ -327,58 +328,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }
-    if hold::everywhere(ctx).await?.is_some() {
-        return Ok(hold::wait());
-    }
-    if host.health != "up" && ctx.clock.now() - host.health_since >= ctx.gone_after() {
-        return give_up(ctx, lease, &host).await;
-    }
-    if hold::why(ctx, id).await?.is_some() {
-        return Ok(hold::wait());
-    }
-    for network in store::host_networks::on_host(&mut *ctx.conn().await?, id).await? {
-        host_networks::settle(ctx, id, network).await?;
-    }
-    for image in store::host_images::on_host(&mut *ctx.conn().await?, id).await? {
-        let name = image.volume();
-        ctx.host(id, "delete a base image", move |host| host.delete_volume(&name)).await?;
-        let mut tx = ctx.write(lease).await?;
-        store::host_images::remove_unused(&mut tx, image.id).await?;
-        work::remove(&mut tx, Kind::HostImage, image.id).await?;
-        tx.commit().await?;
-    }
-    // Nothing is placed on a host that leaves: what it carries only gets less.
-    if store::incarnations::on_host(&mut *ctx.conn().await?, id).await?.is_empty() {
-        ctx.confirm(lease).await?;
-        ctx.host(id, "leave the host", |host| host.leave()).await?;
-    }
-    let tx = ctx.write(lease).await?;
-    forget(ctx, lease, &host, tx, json!({})).await
-}
-
-/// An admin removes a host that has not answered for long: nothing on it can be cleaned, and nobody waits for that.
-async fn give_up(ctx: &Context, lease: &Lease, host: &Reached) -> Result<Outcome, Trouble> {
-    let mut tx = ctx.write(lease).await?;
-    store::hosts::give_up(&mut tx, host.id).await?;
-    forget(ctx, lease, host, tx, json!({ "not_cleaned": host.health_reason })).await
-}
-
-async fn forget(
-    ctx: &Context,
-    lease: &Lease,
-    host: &Reached,
-    mut tx: Tx,
-    detail: serde_json::Value,
-) -> Result<Outcome, Trouble> {
-    if !store::hosts::forget(&mut tx, host.id).await? {
-        return Ok(Outcome::wait(TimeDelta::seconds(10), "the host still carries incarnations"));
-    }
-    ctx.event(&mut tx, "host.delete", subject(host), EventOutcome::Done, detail).await?;
-    work::remove(&mut tx, Kind::Host, lease.item).await?;
-    tx.commit().await?;
-    ctx.hosts.remove(host.id);
-    ctx.changes.changed(host.id.0);
-    Ok(Outcome::Gone)
+    leave::reconcile(ctx, lease, &host).await
 }
 
 fn subject(host: &Reached) -> Subject {

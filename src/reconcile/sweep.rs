@@ -10,7 +10,7 @@ use serde_json::json;
 use super::context::in_time;
 use super::images::{Images, Swept};
 use super::inventory::{self, Inventory};
-use super::{Context, Run, hold, mend};
+use super::{Context, Run, Trouble, hold, mend};
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
@@ -68,7 +68,7 @@ async fn sweep_all(ctx: &Context) -> Result<()> {
     let longest = ctx.config.host_call_deadline * 4 + ctx.config.database_patience * 2;
     let mut outcome = Ok(());
     for host in in_time(ctx.config.database_patience, hosts).await? {
-        if host.health == "up" && host.removed_at.is_none() {
+        if host.health == "up" {
             // One that cannot be swept keeps nobody from sweeping the others.
             if let Err(error) = in_time(longest, sweep(ctx, &host)).await {
                 tracing::warn!(host = %host.id, %error, "a host could not be swept; trying again");
@@ -101,7 +101,9 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     store::orphans::note(&mut tx, host.id, &found, now).await?;
     let known = store::orphans::on_host(&mut tx, host.id).await?;
     tx.commit().await?;
-    if let Err(error) = mend::all(ctx, host.id, &bases, &inventory).await {
+    // One that leaves is not mended any more.
+    let stays = host.removed_at.is_none();
+    if stays && let Err(error) = mend::all(ctx, host.id, &bases, &inventory).await {
         tracing::warn!(host = %host.id, %error, "what is missing on a host could not be brought back; trying again");
     }
     if hold::everywhere(ctx).await?.is_some() {
@@ -115,6 +117,16 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many things on the host bear our stamp and are nobody's.
+pub async fn ours_without_owner(
+    ctx: &Context,
+    host: HostId,
+) -> std::result::Result<usize, Trouble> {
+    let inventory = ctx.look(host, "list what the host has", inventory::look).await?;
+    let found = Owners::read(ctx, host, &inventory).await?.orphans(ctx, &inventory);
+    Ok(found.iter().filter(|found| found.ours).count())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

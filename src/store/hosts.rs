@@ -226,6 +226,7 @@ macro_rules! hosts {
         concat!(
             "select id, name, uri, pool_path, zone, traits, enabled, virt_type, cpu_ratio, memory_ratio, disk_ratio,
                     reserved_vcpus, reserved_memory_mib, reserved_disk_gib, removed_at is not null as leaving,
+                    case when removed_at is not null and w.attempts = 0 then w.reason end as leaving_reason,
                     health, health_reason, health_since, last_seen_at, host_uuid, facts,
                     jsonb_build_object('vcpus', limit_vcpus, 'memory_mib', limit_memory_mib, 'disk_gib', limit_disk_gib) as \"limit\",
                     jsonb_build_object('vcpus', used_vcpus, 'memory_mib', used_memory_mib, 'disk_gib', used_disk_gib) as used,

@@ -9,7 +9,7 @@ use pileus::hypervisor::{DomainSpec, Hypervisor, Inject, NetworkSpec, Power, Sta
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::Api;
+use crate::harness::{Api, HOST};
 use crate::world::{Process, in_between, once_at, status};
 
 fn uuid(thing: &Value) -> Uuid {
@@ -183,4 +183,29 @@ async fn a_network_is_not_swept_while_an_instance_comes_to_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_image_is_not_swept_while_an_instance_comes_to_it() {
     an_instance_comes_at("delete_volume").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_leaves_takes_nothing_of_ours_with_it() {
+    let scene = scene().await;
+    let (api, process) = (&scene.api, &scene.process);
+    api.member.delete(&format!("/v1/instances/{}", scene.id())).await.expect(202);
+    process.work().await;
+    let path = format!("/v1/hosts/{HOST}");
+    api.admin.delete(&path).await.expect(202);
+    process.work().await;
+    // What a crash left has no owner: the host says what it waits for, and stays until the sweeper has been.
+    let stalled = api.admin.get("/v1/stalled?kind=host&waiting_s=0").await.expect(200);
+    let reason = stalled["items"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("things of this cloud on it have no owner"), "{stalled}");
+    assert!(reason.contains(&format!("/v1/drift?host_id={HOST}")), "{stalled}");
+    assert_eq!(api.admin.get(&path).await.expect(200)["leaving_reason"], reason);
+    for _ in 0..8 {
+        process.sweep().await;
+    }
+    let content = api.host.content();
+    assert!(content.domains.is_empty() && content.networks.is_empty(), "{content:#?}");
+    assert!(content.volumes.is_empty() && content.consoles.is_empty(), "{content:#?}");
+    let gone = async || api.admin.get(&path).await.status == 404;
+    process.work_until(gone).await;
 }

@@ -112,10 +112,14 @@ impl Libvirt {
         Ok(())
     }
 
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
     /// One of our two pools, running; made where it is missing.
     pub(super) fn pool(&self, conn: &Connect, name: &str) -> Result<StoragePool, Fault> {
         let doing = |what: &str| format!("{what} the storage pool {name}");
-        if self.left.load(Ordering::Acquire) {
+        if self.has_left() {
             return Err(Fault::permanent("this host is leaving the cloud"));
         }
         let pool = match conn.lookup_storage_pool_by_name(name) {

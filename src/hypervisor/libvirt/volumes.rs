@@ -43,6 +43,9 @@ impl Libvirt {
     }
 
     pub(super) fn all_volumes(&self, conn: &Connect) -> Result<Vec<VolumeSeen>, Fault> {
+        if self.has_left() {
+            return Ok(Vec::new());
+        }
         let pool = self.pool(conn, &self.disk_pool())?;
         pool.refresh(0).map_err(during("refresh the disk pool"))?;
         let volumes = pool.list_all_volumes(0).map_err(during("list the disk pool"))?;
