@@ -129,7 +129,8 @@ pub struct HostRecord {
 pub async fn host(conn: &mut PgConnection, host: HostId) -> Result<HostRecord> {
     let incarnations = sqlx::query_as(
         "select c.id, c.instance_id, c.disk_made, c.seed_made, i.observed_power as power,
-                coalesce(w.due_at = 'infinity' and w.lease_until is null, true) as rests
+                coalesce((w.due_at = 'infinity' or w.attempts = 0 and i.observed_revision = i.revision)
+                         and w.lease_until is null, true) as rests
          from incarnations c
          left join instances i on i.id = c.instance_id and c.fenced_at is null
          left join work w on w.kind = 'instance' and w.item = c.instance_id

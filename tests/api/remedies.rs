@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use pileus::domain::id::{IncarnationId, NetworkId};
+use pileus::domain::id::{IncarnationId, InstanceId, NetworkId};
 use pileus::hypervisor::{Fault, Hypervisor, Inject};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -319,4 +319,24 @@ async fn a_base_image_that_disks_cannot_be_made_on_is_uploaded_anew() {
     api.admin.post(&path, &Value::Null).await.expect(202);
     process.work().await;
     assert_eq!(uploads.load(Ordering::SeqCst), whole + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_looked_at_later_for_its_guests_sake_is_not_left_out_of_the_heartbeat() {
+    let api = Api::start().await;
+    api.image("tiny").await;
+    let process = Process::first(&api).await;
+    let instance = create(&api, json!({"name": "vm"})).await;
+    process.work_until(async || status(&api, &instance).await == "running").await;
+    // As while it waits for an agent that is silent.
+    sqlx::query("update work set due_at = now() + interval '10 minutes' where kind = 'instance'")
+        .execute(&api.app.db)
+        .await
+        .expect("later");
+    let id = InstanceId(instance["id"].as_str().and_then(|id| id.parse().ok()).expect("an id"));
+    assert!(api.host.kill(id), "it runs");
+    process.look().await;
+    assert!(process.work().await > 0, "nobody saw that it had ended");
+    let back = async || api.host.content().domains.contains_key(&id);
+    process.work_until(back).await;
 }

@@ -155,7 +155,7 @@ async fn ask_for_cloud_init(
 ) -> (Option<Vec<String>>, bool) {
     let id = record.id;
     let asked = ctx
-        .host(host, "ask a guest for its cloud-init", move |host| {
+        .look(host, "ask a guest for its cloud-init", move |host| {
             host.agent_file(id, cloud_init::RESULT, cloud_init::RESULT_MAX)
         })
         .await;

@@ -15,14 +15,15 @@ pub struct Resting {
     pub wanted: Wanted,
     pub boot: i64,
     pub observed_power: Power,
-    /// Not on the list of due work: only a signal or a scan would look at it.
+    /// It is as it was wished to be, and whoever looks at it next is a signal, a scan, or somebody who waits for its guest.
     pub rests: bool,
 }
 
 pub async fn on_host(conn: &mut PgConnection, host: HostId) -> Result<Vec<Resting>> {
     let resting = sqlx::query_as(
         "select i.id, c.id as incarnation_id, i.wanted, i.boot, i.observed_power,
-                coalesce(w.due_at = 'infinity', true) as rests
+                coalesce(w.due_at = 'infinity' or w.attempts = 0 and w.lease_until is null and i.observed_revision = i.revision,
+                         true) as rests
          from incarnations c
          join instances i on i.id = c.instance_id
          left join work w on w.kind = 'instance' and w.item = i.id
