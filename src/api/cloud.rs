@@ -49,6 +49,15 @@ pub struct ListDrift {
     host_id: Option<HostId>,
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct GetFsck {
+    /// Also read all bytes of all images, in the image store and on the hosts: takes as long as that takes.
+    #[param(example = false)]
+    deep: Option<bool>,
+}
+
 /// Get the cloud's own state.
 ///
 /// `held_since` is set where the world was found newer than the database: nothing is removed then, until an admin says
@@ -103,8 +112,12 @@ async fn drift(
 /// Compare the database with itself, with every host and with the image store.
 ///
 /// It reads only. What is being worked on at this moment is left out.
-#[utoipa::path(get, path = "/v1/fsck", operation_id = "get_fsck", tag = "operation",
+#[utoipa::path(get, path = "/v1/fsck", operation_id = "get_fsck", tag = "operation", params(GetFsck),
     responses((status = 200, description = "What does not agree.", body = Fsck)))]
-async fn fsck(State(app): State<App>, caller: Caller) -> Result<Body<Fsck>, Problem> {
-    Ok(Body(service::fsck::run(&app, &caller).await?))
+async fn fsck(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<GetFsck>,
+) -> Result<Body<Fsck>, Problem> {
+    Ok(Body(service::fsck::run(&app, &caller, query.deep.unwrap_or(false)).await?))
 }

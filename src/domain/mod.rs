@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod beat;
 pub mod auth;
 pub mod caller;
+pub mod checksum;
 pub mod clock;
 pub mod compared;
 pub mod cloud;

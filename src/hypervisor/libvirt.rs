@@ -119,6 +119,10 @@ impl Hypervisor for Libvirt {
         self.connections.with(|conn| self.find_volume(conn, name))
     }
 
+    fn volume_sum(&self, name: &str) -> Result<Option<String>, Fault> {
+        self.connections.with(|conn| self.sum_volume(conn, name))
+    }
+
     fn volumes(&self) -> Result<Vec<VolumeSeen>, Fault> {
         self.connections.with(|conn| self.all_volumes(conn))
     }

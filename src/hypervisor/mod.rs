@@ -14,7 +14,7 @@ pub use hosts::Hosts;
 pub use libvirt::Libvirt;
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,6 +58,9 @@ pub trait Hypervisor: Send + Sync {
     fn volume(&self, name: &str) -> Result<Option<VolumeSeen>, Fault>;
     /// Every volume in our pool of this host, after a refresh: slow, for the sweeper.
     fn volumes(&self) -> Result<Vec<VolumeSeen>, Fault>;
+    /// SHA-256 of what is in its file, in lower-case hex: reads all of it. `None` if there is no such volume, or the host keeps
+    /// no bytes.
+    fn volume_sum(&self, name: &str) -> Result<Option<String>, Fault>;
     /// Creates an empty qcow2 on top of the volume `base`. Ok if it is there already.
     fn create_overlay(&self, overlay: &Overlay) -> Result<(), Fault>;
     /// Creates the volume and fills it with `upload.length` bytes of `source`. A half-filled volume is removed on failure;
@@ -156,6 +159,15 @@ impl Fault {
     }
     pub fn conflict(message: impl Into<String>) -> Self {
         Self { kind: FaultKind::Conflict, message: message.into() }
+    }
+    /// Why the source of an upload gave no more. Bytes that are not what they should be do not change by themselves.
+    fn unreadable(what: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::InvalidData => Self::permanent(format!(
+                "{what}: the image's bytes in the image store are damaged: {error}; send them once more, to a new image, which mends it"
+            )),
+            _ => Self::transient(format!("{what}: read the source: {error}")),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
+use super::verified::Verified;
 use super::{Context, Outcome, Trouble, fault, hold};
 use crate::domain::clock::Time;
 use crate::domain::id::{HostId, ImageId};
@@ -164,6 +165,7 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
         ));
     };
     let path = image::path(&ctx.config.image_dir, &row.sha256);
+    let sha256 = row.sha256.clone();
     let upload = Upload {
         name: row.volume(),
         format: row.format,
@@ -180,10 +182,11 @@ async fn upload(ctx: &Context, lease: &Lease, row: &HostImage) -> Result<Outcome
     let call = ctx.long_host_call(row.host_id, "upload the image", UPLOAD_MAX, move |host| {
         // Also while it hangs, and nobody waits for it any more.
         let _turn = turn;
-        let mut file = File::open(&path).map_err(|error| {
+        let file = File::open(&path).map_err(|error| {
             Fault::permanent(format!("the image's bytes cannot be read: {error}"))
         })?;
-        host.upload(&upload, &mut file, &mut |bytes| {
+        let mut bytes = Verified::new(file, upload.length, &sha256);
+        host.upload(&upload, &mut bytes, &mut |bytes| {
             counter.store(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
             watch.strong_count() > 0
         })

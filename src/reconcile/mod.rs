@@ -19,6 +19,7 @@ mod seats;
 mod signals;
 pub mod sweep;
 mod turns;
+mod verified;
 
 pub use context::{Context, Outcome, Parts, Run, Trouble, in_time};
 pub use signals::wake as wake_on_signals;

@@ -1,5 +1,7 @@
 //! The audit from inside: the database compared with itself, with every host and with the image store. It reads only.
 
+mod deep;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -22,7 +24,8 @@ const FINDINGS: usize = 1000;
 /// Hosts that are asked at a time.
 const HOSTS: usize = 16;
 
-pub async fn run(app: &App, caller: &Caller) -> Result<Fsck> {
+/// `deep`: also whether every image has the bytes that its sum names, which takes as long as to read them all.
+pub async fn run(app: &App, caller: &Caller, deep: bool) -> Result<Fsck> {
     authorize(caller, "get_fsck")?;
     let mut report = Fsck {
         clean: false,
@@ -40,7 +43,7 @@ pub async fn run(app: &App, caller: &Caller) -> Result<Fsck> {
         thing: d.thing,
         detail: d.detail,
     }));
-    report.findings.extend(image_store(app).await?);
+    report.findings.extend(image_store(app, deep).await?);
     let hosts = store::fsck::hosts(&mut *app.conn().await?).await?;
     report.hosts = i64::try_from(hosts.len()).unwrap_or(i64::MAX);
     let mut silent: Vec<Finding> = Vec::new();
@@ -53,7 +56,7 @@ pub async fn run(app: &App, caller: &Caller) -> Result<Fsck> {
         }
     }
     let mut answers = stream::iter(asked)
-        .map(|id| async move { (id, host(app, id).await) })
+        .map(|id| async move { (id, host(app, id, deep).await) })
         .buffer_unordered(HOSTS);
     while let Some((id, answer)) = answers.next().await {
         match answer? {
@@ -102,7 +105,7 @@ struct Inventory {
 }
 
 /// One host, between two looks at the database: only what both agree on is held against it. `Err`: it did not answer.
-async fn host(app: &App, id: HostId) -> Result<Result<Seen, String>> {
+async fn host(app: &App, id: HostId, deep: bool) -> Result<Result<Seen, String>> {
     let before = store::fsck::host(&mut *app.conn().await?, id).await?;
     let cloud = app.cloud;
     let asked = app
@@ -138,7 +141,15 @@ async fn host(app: &App, id: HostId) -> Result<Result<Seen, String>> {
     let after = store::fsck::host(&mut conn, id).await?;
     let known = store::fsck::known(&mut conn).await?;
     let mut seen = missing(id, &before, &after, &inventory);
+    drop(conn);
     seen.findings.extend(unowned(id, &before, &after, &inventory, &known));
+    let bases = before.bases.iter().filter(|base| deep && base.1 && after.bases.contains(base));
+    for (name, _) in bases {
+        match deep::base(app, id, name).await? {
+            Ok(finding) => seen.findings.extend(finding),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
     Ok(Ok(seen))
 }
 
@@ -252,7 +263,7 @@ fn word(power: Power) -> &'static str {
 }
 
 /// Every blob has its file, of its size, and every file its blob.
-async fn image_store(app: &App) -> Result<Vec<Finding>> {
+async fn image_store(app: &App, deep: bool) -> Result<Vec<Finding>> {
     let before = store::fsck::blobs(&mut *app.conn().await?).await?;
     let dir = app.config.image_dir.clone();
     let files = tokio::task::spawn_blocking(move || files(&dir));
@@ -267,6 +278,10 @@ async fn image_store(app: &App) -> Result<Vec<Finding>> {
             Some(bytes) if i64::try_from(*bytes) != Ok(*size) => {
                 format!("its file has {bytes} bytes, and should have {size}")
             }
+            Some(_) if deep => match deep::blob(app, sha256).await? {
+                Some(detail) => detail,
+                None => continue,
+            },
             Some(_) => continue,
         };
         findings.push(about("blob", None, sha256, detail));

@@ -313,3 +313,66 @@ async fn a_base_image_that_somebody_removed_is_uploaded_again() {
     cloud.delete(&first).await;
     audit::tidy(&cloud);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_were_changed_without_changing_their_number_are_found_and_not_spread() {
+    let cloud = cloud(crate::cloud::host(), "10.126.0.0/16").await;
+    let (image, whole) = (cloud.raw_image("first", bytes(3, 2)).await, bytes(3, 2));
+    let instance = create(&cloud, "reader", &image).await;
+    cloud.until(&instance, "settled", "running", SOON).await;
+    let sha256 =
+        cloud.admin.get(&format!("/v1/images/{image}")).await.expect(200)["sha256"].clone();
+    let sha256 = sha256.as_str().unwrap();
+    let base = cloud.state.path().join(format!("pools/disks/base-{sha256}.raw"));
+    let stored = cloud.state.path().join("images").join(sha256);
+    let mut other = whole.clone();
+    other[1 << 20] ^= 1;
+
+    // On the host: the quick look does not see it, the deep one does, and says what mends it.
+    std::fs::write(&base, &other).unwrap();
+    let (code, said) = cloud.pileus("admin fsck");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = cloud.pileus("admin fsck --deep");
+    assert_eq!(code, 7, "{said}");
+    let remedy = said.split('`').nth(1).unwrap_or_else(|| panic!("no remedy: {said}"));
+    let (code, said) = cloud.pileus(remedy.strip_prefix("pileus ").unwrap());
+    assert_eq!(code, 0, "{said}");
+    let end = Instant::now() + SOON;
+    while std::fs::read(&base).ok().as_ref() != Some(&whole) {
+        assert!(Instant::now() < end, "the base image stays damaged");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+
+    // In the image store: it is not sent to hosts, and whoever waits for it is told why.
+    std::fs::write(&stored, &other).unwrap();
+    std::fs::remove_file(&base).unwrap();
+    let (code, said) = cloud.pileus("admin fsck --deep");
+    assert!(code == 7 && said.contains("send the image's bytes once more"), "{said}");
+    let second = create(&cloud, "second", &image).await;
+    let end = Instant::now() + SOON;
+    loop {
+        let told = cloud.admin.get("/v1/stalled?kind=host_image&waiting_s=0").await.expect(200);
+        if told.to_string().contains("in the image store are damaged: they have the SHA-256") {
+            break;
+        }
+        assert!(Instant::now() < end, "nobody says so: {told}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    // The same bytes once more mend it.
+    cloud.raw_image("again", whole.clone()).await;
+    let retry = cloud.admin.get("/v1/stalled?kind=host_image&waiting_s=0").await.expect(200);
+    let id = retry["items"][0]["id"].as_str().unwrap();
+    let (code, said) = cloud.pileus(&format!("admin retry host_image {id}"));
+    assert_eq!(code, 0, "{said}");
+    cloud.until(&second, "settled", "running", SOON).await;
+    assert_eq!(
+        (std::fs::read(&base).unwrap(), std::fs::read(&stored).unwrap()),
+        (whole.clone(), whole)
+    );
+    let (code, said) = cloud.pileus("admin fsck --deep");
+    assert_eq!(code, 0, "{said}");
+    for id in [&instance, &second] {
+        cloud.delete(id).await;
+    }
+    audit::tidy(&cloud);
+}

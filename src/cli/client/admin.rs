@@ -70,7 +70,11 @@ pub fn command() -> Command {
             .about("List what is on the hosts and has no owner")
             .args([text("host", "Only what is on this host").value_name("ID|NAME"), limit()]),
         Command::new("fsck")
-            .about("Compare database, hosts and image store; exit code 7 if they differ"),
+            .about("Compare database, hosts and image store; exit code 7 if they differ")
+            .arg(switch(
+                "deep",
+                "Also read all bytes of all images, which takes as long as that takes",
+            )),
         Command::new("resume").about(
             "Take this database for the cloud's record again, and sweep what it does not know",
         ),
@@ -100,7 +104,7 @@ pub async fn run(verb: &str, matches: &ArgMatches) -> Result<()> {
             }
             list(&http, "drift", &query, matches, DRIFT, as_json).await
         }
-        "fsck" => fsck(&http, as_json).await,
+        "fsck" => fsck(&http, matches.get_flag("deep"), as_json).await,
         "resume" => {
             show(&http.send(Method::POST, "/v1/cloud/actions/resume", None).await?, as_json)
         }
@@ -152,8 +156,8 @@ async fn retry(http: &Http, matches: &ArgMatches, as_json: bool) -> Result<()> {
     }
 }
 
-async fn fsck(http: &Http, as_json: bool) -> Result<()> {
-    let report = http.get("/v1/fsck").await?;
+async fn fsck(http: &Http, deep: bool, as_json: bool) -> Result<()> {
+    let report = http.get(if deep { "/v1/fsck?deep=true" } else { "/v1/fsck" }).await?;
     if as_json {
         print(&format!("{report:#}"))?;
     } else {

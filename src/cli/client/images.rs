@@ -8,7 +8,6 @@ use clap::{Arg, ArgMatches, Command};
 use futures_util::TryStreamExt;
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
@@ -16,6 +15,7 @@ use tokio_util::io::ReaderStream;
 use super::act::{connect, show};
 use super::arguments::{pairs, texts};
 use super::http::Http;
+use crate::domain::checksum::Checksum;
 
 pub fn verbs() -> Vec<Command> {
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
@@ -69,7 +69,7 @@ struct Measured {
 
 async fn measure(path: &str) -> std::io::Result<Measured> {
     let mut file = File::open(path).await?;
-    let mut sum = Sha256::new();
+    let mut sum = Checksum::default();
     let mut chunk = vec![0; 256 * 1024];
     let (mut bytes, mut is_qcow2) = (0, false);
     loop {
@@ -81,13 +81,7 @@ async fn measure(path: &str) -> std::io::Result<Measured> {
         sum.update(&chunk[..n]);
         bytes += n as u64;
     }
-    let sha256 = hex(&sum.finalize());
-    Ok(Measured { bytes, sha256, is_qcow2 })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+    Ok(Measured { bytes, sha256: sum.hex(), is_qcow2 })
 }
 
 async fn send(http: &Http, image: &str, path: &str, bytes: u64) -> Result<Value> {

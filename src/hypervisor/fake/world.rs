@@ -378,9 +378,8 @@ pub fn drain(
     let mut done = 0;
     while done < upload.length {
         let room = usize::try_from(upload.length - done).unwrap_or(usize::MAX).min(buffer.len());
-        let read = source
-            .read(&mut buffer[..room])
-            .map_err(|e| Fault::transient(format!("{what}: read the source: {e}")))?;
+        let read =
+            source.read(&mut buffer[..room]).map_err(|error| Fault::unreadable(&what, &error))?;
         if read == 0 {
             return Err(Fault::permanent(format!(
                 "{what}: the source ended after {done} of {} bytes",

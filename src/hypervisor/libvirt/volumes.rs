@@ -12,6 +12,7 @@ use virt::sys;
 use super::Libvirt;
 use super::domains::present;
 use super::fault::{during, fault, is, is_absent};
+use crate::domain::checksum::Checksum;
 use crate::hypervisor::{Fault, Overlay, Upload, VolumeFormat, VolumeSeen, xml};
 
 /// libvirt cuts a stream into messages of at most 256 KiB.
@@ -64,6 +65,32 @@ impl Libvirt {
             }))
         });
         each.filter_map(Result::transpose).collect()
+    }
+
+    pub(super) fn sum_volume(&self, conn: &Connect, name: &str) -> Result<Option<String>, Fault> {
+        let pool = self.pool(conn, &self.disk_pool())?;
+        let Some(volume) = lookup(&pool, name)? else { return Ok(None) };
+        let what = format!("read volume {name}");
+        let stream = Stream::new(conn, 0).map_err(during(what.as_str()))?;
+        match volume.download(&stream, 0, 0, 0) {
+            Ok(()) => {}
+            // Removed since it was found; and the mock driver keeps no bytes.
+            Err(error) if is_absent(&error) || is(&error, Code::NoSupport) => return Ok(None),
+            Err(error) => return Err(fault(&what, &error)),
+        }
+        let (mut buffer, mut sum) = (vec![0; CHUNK], Checksum::default());
+        loop {
+            match stream.recv(&mut buffer) {
+                Ok(0) => break,
+                Ok(got) => sum.update(&buffer[..usize::try_from(got).unwrap_or(0)]),
+                Err(error) => {
+                    let _ = stream.abort();
+                    return Err(fault(&what, &error));
+                }
+            }
+        }
+        stream.finish().map_err(during(what))?;
+        Ok(Some(sum.hex()))
     }
 
     pub(super) fn make_overlay(&self, conn: &Connect, overlay: &Overlay) -> Result<(), Fault> {
@@ -211,9 +238,7 @@ fn pump(
             }
             Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                return Err(Fault::transient(format!("{what}: read the source: {error}")));
-            }
+            Err(error) => return Err(Fault::unreadable(what, &error)),
         };
         let mut rest = &buffer[..read];
         while !rest.is_empty() {

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use nix::sys::statvfs::statvfs;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::bytes::Bytes;
 use uuid::Uuid;
 
+use crate::domain::checksum::Checksum;
 use crate::domain::error::{Error, Result};
 use crate::domain::qcow2;
 
@@ -163,7 +163,7 @@ pub fn disk(error: io::Error) -> Error {
 
 fn write(place: Option<&Place>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result<Gathered> {
     let scratch = place.map(|place| Scratch::create(&place.dir)).transpose()?;
-    let mut hasher = Sha256::new();
+    let mut sum = Checksum::default();
     let mut head = Vec::new();
     let mut size = 0;
     loop {
@@ -174,7 +174,7 @@ fn write(place: Option<&Place>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result
                 if let Some(place) = place {
                     place.room(data.len() as u64)?;
                 }
-                hasher.update(&data);
+                sum.update(&data);
                 head.extend_from_slice(&data[..data.len().min(qcow2::HEAD - head.len())]);
                 for piece in data.chunks(ZEROS.len()) {
                     if let Some(scratch) = &scratch
@@ -191,17 +191,7 @@ fn write(place: Option<&Place>, mut chunks: mpsc::Receiver<Chunk>) -> io::Result
         scratch.file.set_len(size)?;
         scratch.file.sync_all()?;
     }
-    let sha256 = hex(&hasher.finalize());
-    Ok(Gathered { scratch, sha256, size, head })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Ok(Gathered { scratch, sha256: sum.hex(), size, head })
 }
 
 /// Whether a rename from one to the other can work.
@@ -238,7 +228,11 @@ mod tests {
         gathered.scratch.unwrap().keep(&target).unwrap();
         let bytes = std::fs::read(&target).unwrap();
         assert!(bytes == parts.concat());
-        assert_eq!(gathered.sha256, hex(&Sha256::digest(&bytes)));
+        assert_eq!(gathered.sha256, {
+            let mut sum = Checksum::default();
+            sum.update(&bytes);
+            sum.hex()
+        });
         assert_eq!(std::fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
         assert_eq!(left(dir.path()), 1);
     }
