@@ -1,7 +1,7 @@
 //! `/v1/images/{id}/data`: an image's bytes, in and out, of any size, in constant memory.
 
 use std::io::{self, SeekFrom};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -58,7 +58,9 @@ async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Found<Image>, Problem> {
-    let mut body = Box::pin(steady(body, app.config.upload_stall));
+    let stall = app.config.upload_stall;
+    let least = (app.config.upload_min_kib_s << 10) * stall.as_secs();
+    let mut body = Box::pin(steady(body, stall, least.max(1)));
     let sent = match expected(&headers) {
         Ok(length) => {
             let if_match = conditions.if_match;
@@ -89,15 +91,33 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     Ok(text(headers, "content-length")?.and_then(|length| length.parse().ok()))
 }
 
-/// The body's chunks; it ends with a problem when the connection is cut, or when nothing comes for `stall`.
-fn steady(body: Body, stall: Duration) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
-    stream::unfold(Some(body.into_data_stream()), move |body| async move {
-        let mut body = body?;
-        match timeout(stall, body.next()).await {
+/// The body's chunks; it ends with a problem when the connection is cut, when nothing comes for `stall`, or when less than `least`
+/// bytes have come in `stall` of waiting for them.
+fn steady(
+    body: Body,
+    stall: Duration,
+    least: u64,
+) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
+    let begin = Some((body.into_data_stream(), Duration::ZERO, 0));
+    stream::unfold(begin, move |going| async move {
+        let (mut body, mut waited, mut came) = going?;
+        let asked = Instant::now();
+        let next = timeout(stall, body.next()).await;
+        waited += asked.elapsed();
+        match next {
             Ok(None) => None,
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+            Ok(Some(Ok(bytes))) => {
+                came += bytes.len() as u64;
+                if waited >= stall {
+                    if came < least {
+                        return Some((Err(slow(stall, came, least)), None));
+                    }
+                    (waited, came) = (Duration::ZERO, 0);
+                }
+                Some((Ok(bytes), Some((body, waited, came))))
+            }
             Ok(Some(Err(error))) => Some((Err(cut(&error)), None)),
-            Err(_elapsed) => Some((Err(stalled(stall)), None)),
+            Err(_elapsed) => Some((Err(slow(stall, came, least)), None)),
         }
     })
     // It may have ended before we linger over it.
@@ -109,9 +129,11 @@ fn cut(error: &axum::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", "Unreadable body", detail)
 }
 
-fn stalled(stall: Duration) -> Problem {
+fn slow(stall: Duration, came: u64, least: u64) -> Problem {
     let seconds = stall.as_secs();
-    let detail = format!("nothing came for {seconds} s and the upload was ended: send it again");
+    let detail = format!(
+        "{came} bytes came in {seconds} s, and the upload was ended: send it again, with at least {least} bytes in that time"
+    );
     Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "Too slow", detail)
 }
 

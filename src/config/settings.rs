@@ -136,6 +136,7 @@ settings! {
         image_max_gib: u64 = "64" in 1..=16384, "Largest image, both its bytes and its virtual size";
         image_store_spare_mib: u64 = "2048" in 0..=1048576, "Free space that uploads leave on the filesystem of IMAGE_DIR, where the database of `up` lies too; but at most a tenth of that filesystem";
         upload_stall: Duration[s] = "60" in 1..=3600, "An upload that sends nothing for this long is ended, and a download that takes nothing";
+        upload_min_kib_s: u64 = "16" in 0..=1048576, "An upload of which less comes than this, over UPLOAD_STALL_S of waiting for it, is ended: it holds one of MAX_UPLOADS";
         image_check_timeout: Duration[s] = "300" in 1..=3600, "Longest run of qemu-img on one image";
         image_check_memory_mib: u64 = "1024" in 256..=16384, "Most memory (address space) that qemu-img may take";
     }

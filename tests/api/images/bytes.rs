@@ -65,6 +65,23 @@ async fn a_stalled_upload_is_ended() {
 }
 
 #[tokio::test]
+async fn an_upload_that_only_drips_is_ended() {
+    let settings = |f: pileus::config::Flags| f.set("upload_stall_s", "2").set("max_uploads", "1");
+    let api = Api::start_with(settings).await;
+    let id = create(&api.member, "disk", "raw").await;
+    let mut stream = begun(&api, &id, 1_000_000, 10).await;
+    // Never silent for long, and far below 16 KiB/s.
+    let drip = async {
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), drip).await.expect("it drips on for ever");
+    until("nothing is left", || gathering(&api).is_empty()).await;
+    put(&api.member, &id, vec![b'x'; 1_000_000]).await.expect(200);
+}
+
+#[tokio::test]
 async fn more_uploads_than_allowed_are_told_to_wait() {
     let api = Api::start_with(|flags| flags.set("max_uploads", "1")).await;
     let id = create(&api.member, "disk", "raw").await;
