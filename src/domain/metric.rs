@@ -71,6 +71,11 @@ metrics! {
     HOST_MEMORY_USED: Gauge = "pileus_host_memory_used_bytes", "Memory that is promised";
     HOST_DISK: Gauge = "pileus_host_disk_bytes", "Disk that may be promised on the host";
     HOST_DISK_USED: Gauge = "pileus_host_disk_used_bytes", "Disk that is promised";
+    HOST_FILES: Gauge = "pileus_host_filesystem_bytes", "Size of the filesystem that the host's disks lie on";
+    HOST_FILES_FREE: Gauge = "pileus_host_filesystem_free_bytes", "Free there, to within a fiftieth: guests are promised more than they have written, and base images are promised to nobody";
+    IMAGE_STORE: Gauge = "pileus_image_store_filesystem_bytes", "Size of the filesystem that the image store lies on";
+    IMAGE_STORE_FREE: Gauge = "pileus_image_store_filesystem_free_bytes", "Free there";
+    DATABASE_FULL: Gauge = "pileus_database_full", "Whether the database lately refused a write since its disk is full";
     HOST_CLAIMS: Gauge = "pileus_host_claims", "Incarnations that hold a claim on the host";
     HOST_FENCES: Gauge = "pileus_host_fences", "Those of them whose instance is gone and whose end could not be seen yet";
     INSTANCES: Gauge = "pileus_instances", "Instances, by wish and by what was seen last";

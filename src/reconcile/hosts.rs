@@ -239,7 +239,7 @@ async fn note_up(ctx: &Context, host: &Reached, facts: &HostFacts) -> Result<()>
     Ok(())
 }
 
-/// Free space moves all the time: it is no news.
+/// Free space moves all the time: it is news when it has moved by a fiftieth of all there is.
 fn alike(old: &serde_json::Value, new: &serde_json::Value) -> bool {
     let still = |facts: &serde_json::Value| {
         let mut facts = facts.clone();
@@ -248,7 +248,9 @@ fn alike(old: &serde_json::Value, new: &serde_json::Value) -> bool {
         }
         facts
     };
-    still(old) == still(new)
+    let free = |facts: &serde_json::Value| facts["disk_free_gib"].as_i64().unwrap_or(0);
+    let moved = (free(old) - free(new)).abs();
+    still(old) == still(new) && moved * 50 <= new["disk_gib"].as_i64().unwrap_or(0).max(50)
 }
 
 async fn note_down(ctx: &Context, host: &Reached, reason: &str) -> Result<()> {

@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use metrics_util::MetricKindMask;
+use nix::sys::statvfs::statvfs;
 use sqlx::PgConnection;
 
 use super::App;
@@ -42,22 +43,23 @@ pub fn counters() -> Result<&'static PrometheusHandle> {
     let handle = recorder.handle();
     // Fails only where somebody else installed one.
     metrics::set_global_recorder(recorder).map_err(|e| Error::Internal(anyhow::anyhow!("{e}")))?;
-    begin_at_zero();
+    tell_of_zeros();
+    gauge!(metric::WORKERS_BUSY).set(0.0);
     Ok(COUNTERS.get_or_init(|| handle))
 }
 
-/// A counter that is first seen at 1 has not grown, as Prometheus counts: what alerts look at is there from the start.
-fn begin_at_zero() {
+/// A counter that is first seen at 1 has not grown, as Prometheus counts: what alerts look at is there from the start, and is not
+/// forgotten.
+fn tell_of_zeros() {
     for kind in work::Kind::ALL.map(work::Kind::as_str) {
-        counter!(metric::STALLS, "kind" => kind).absolute(0);
+        counter!(metric::STALLS, "kind" => kind).increment(0);
     }
     for outcome in ["ok", "failed"] {
-        counter!(metric::SWEEPS, "outcome" => outcome).absolute(0);
+        counter!(metric::SWEEPS, "outcome" => outcome).increment(0);
     }
     for kind in ORPHANS {
-        counter!(metric::SWEPT, "kind" => kind, "outcome" => "ok").absolute(0);
+        counter!(metric::SWEPT, "kind" => kind, "outcome" => "ok").increment(0);
     }
-    gauge!(metric::WORKERS_BUSY).set(0.0);
 }
 
 fn builder() -> Result<PrometheusBuilder> {
@@ -83,7 +85,9 @@ fn describe(recorder: &PrometheusRecorder) {
 /// The whole text, in Prometheus' format. Where the database does not answer, what is read from it is missing, and
 /// `pileus_database_up` says so.
 pub async fn scrape(app: &App) -> Result<String> {
-    let counted = counters()?.render();
+    let counters = counters()?;
+    tell_of_zeros();
+    let counted = counters.render();
     let read = match tokio::time::timeout(PATIENCE, Read::from(app)).await {
         Ok(read) => read,
         Err(elapsed) => Err(Error::internal(elapsed)),
@@ -112,6 +116,13 @@ fn of_process(app: &App) {
         gauge!(metric::IN_USE, "what" => what).set(used);
         gauge!(metric::LIMIT, "what" => what).set(most);
     }
+    // It may not be there yet, and what cannot be asked is not told.
+    if let Ok(found) = statvfs(&app.config.image_dir) {
+        let bytes = |blocks: u64| blocks as f64 * found.fragment_size() as f64;
+        gauge!(metric::IMAGE_STORE).set(bytes(found.blocks()));
+        gauge!(metric::IMAGE_STORE_FREE).set(bytes(found.blocks_available()));
+    }
+    gauge!(metric::DATABASE_FULL).set(truth(store::full::lately()));
     gauge!(metric::WORKERS).set(app.config.reconcile_workers);
     gauge!(metric::POOL_LIMIT).set(app.config.database_pool);
     let (all, idle) = (app.db.size(), u32::try_from(app.db.num_idle()).unwrap_or(u32::MAX));
@@ -218,6 +229,13 @@ fn host(host: &HostLoad) {
     set(metric::HOST_MEMORY_USED, number(host.used_memory_mib.saturating_mul(MIB)));
     set(metric::HOST_DISK, number(host.limit_disk_gib.saturating_mul(GIB)));
     set(metric::HOST_DISK_USED, number(host.used_disk_gib.saturating_mul(GIB)));
+    for (name, gib) in
+        [(metric::HOST_FILES, host.disk_gib), (metric::HOST_FILES_FREE, host.disk_free_gib)]
+    {
+        if let Some(gib) = gib {
+            set(name, number(gib.saturating_mul(GIB)));
+        }
+    }
     set(metric::HOST_CLAIMS, number(host.claims));
     set(metric::HOST_FENCES, number(host.fences));
 }

@@ -62,6 +62,9 @@ pub struct HostLoad {
     pub used_memory_mib: i64,
     pub limit_disk_gib: i64,
     pub used_disk_gib: i64,
+    /// As the host tells; null until it was seen.
+    pub disk_gib: Option<i64>,
+    pub disk_free_gib: Option<i64>,
     pub claims: i64,
     pub fences: i64,
 }
@@ -71,6 +74,7 @@ pub async fn hosts(conn: &mut PgConnection) -> Result<Vec<HostLoad>> {
         "select h.id, h.name, h.health = 'up' as up, h.enabled,
                 h.limit_vcpus, h.used_vcpus, h.limit_memory_mib, h.used_memory_mib,
                 h.limit_disk_gib, h.used_disk_gib,
+                (h.facts ->> 'disk_gib')::bigint as disk_gib, (h.facts ->> 'disk_free_gib')::bigint as disk_free_gib,
                 coalesce(i.claims, 0) as claims, coalesce(i.fences, 0) as fences
          from hosts h
          left join (select host_id, count(*) as claims, count(fenced_at) as fences

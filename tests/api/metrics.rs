@@ -93,6 +93,10 @@ async fn an_instances_life_moves_the_numbers_and_the_host_goes_with_its_series()
     is("pileus_host_memory_used_bytes", &[("host", host)], f64::from(256 << 20));
     is("pileus_host_disk_used_bytes", &[("host", host)], 3.0 * f64::from(1 << 30));
     is("pileus_host_claims", &[("host", host)], 1.0);
+    is("pileus_host_filesystem_bytes", &[("host", host)], 1024.0 * f64::from(1 << 30));
+    is("pileus_database_full", &[], 0.0);
+    let files = |part: &str| now.sum(&format!("pileus_image_store_filesystem_{part}"), &[]);
+    assert!(files("free_bytes") > Some(0.0) && files("free_bytes") < files("bytes"));
     is("pileus_instances", &[("wanted", "running"), ("observed", "running")], 1.0);
     is("pileus_work_stalled", &[], 0.0);
     is("pileus_database_up", &[], 1.0);
