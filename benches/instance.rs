@@ -7,8 +7,10 @@ mod common;
 
 use std::time::Instant;
 
+use common::split::{self, Sent};
 use common::twin::Twin;
 use common::{Cloud, Libvirtd, instance, median, ms};
+use pileus::domain::clock::Clock;
 
 #[tokio::main]
 async fn main() {
@@ -19,7 +21,7 @@ async fn main() {
 
 /// On libvirt's mock host: all that is ours, and next to nothing of libvirt's.
 async fn mock(rounds: usize) {
-    let cloud = Cloud::start(&[("log", "info,pileus::reconcile=debug")]).await;
+    let cloud = Cloud::start(&[("log", split::LOG)]).await;
     cloud.image_and_flavor(128).await;
     cloud.host("mock", "test:///default", "/nowhere/bench").await;
     for network in [false, true] {
@@ -28,12 +30,13 @@ async fn mock(rounds: usize) {
         }
         // The base image is on its way with the first; and so is the network.
         let first = cloud.create(&instance("first", network)).await;
-        let (mut creates, mut deletes) = (vec![], vec![]);
+        let (mut creates, mut deletes, mut sent) = (vec![], vec![], vec![]);
         for round in 0..rounds {
             let new = instance(&format!("m-{round}"), network);
-            let begun = Instant::now();
+            let (at, begun) = (Clock::System.now(), Instant::now());
             let id = cloud.create(&new).await;
             creates.push(ms(begun.elapsed()));
+            sent.push(Sent { at, id: id.clone(), answered: Clock::System.now() });
             let begun = Instant::now();
             cloud.delete(&id).await;
             deletes.push(ms(begun.elapsed()));
@@ -45,6 +48,7 @@ async fn mock(rounds: usize) {
             median(&creates),
             median(&deletes),
         );
+        split::print(&cloud.log(), &sent);
     }
     keep_log(&cloud, "mock");
     cloud.end().await;
@@ -53,18 +57,20 @@ async fn mock(rounds: usize) {
 /// Real guests under TCG, in a libvirtd of their own.
 async fn qemu(pairs: usize) {
     let host = Libvirtd::start();
-    let cloud = Cloud::start(&[("log", "info,pileus::reconcile=debug")]).await;
+    let cloud = Cloud::start(&[("log", split::LOG)]).await;
     cloud.image_and_flavor(128).await;
     cloud.host("qemu", &host.uri(), &host.pool_path()).await;
     cloud.admin.post("/v1/networks", &serde_json::json!({"name": "n"})).await.expect(201);
     // It stays, so that neither side makes or removes the network or the base image.
     let first = cloud.create(&instance("first", true)).await;
     let [mut post, mut virsh_start, mut delete, mut virsh_end] = [const { Vec::new() }; 4];
+    let mut sent = vec![];
     for pair in 0..pairs {
         let new = instance(&format!("q-{pair}"), true);
-        let begun = Instant::now();
+        let (at, begun) = (Clock::System.now(), Instant::now());
         let id = cloud.create(&new).await;
         post.push(ms(begun.elapsed()));
+        sent.push(Sent { at, id: id.clone(), answered: Clock::System.now() });
 
         // The same domain again under another name, on copies of its disks.
         let twin = Twin::of(&host, &id);
@@ -82,6 +88,7 @@ async fn qemu(pairs: usize) {
         let (a, b) = (median(ours), median(theirs));
         println!("{what}: {a:.0} ms / {b:.0} ms = {:.2} (reach {reach:.2}; {pairs} pairs)", a / b);
     }
+    split::print(&cloud.log(), &sent);
     cloud.delete(&first).await;
     keep_log(&cloud, "qemu");
     cloud.end().await;

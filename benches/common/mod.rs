@@ -7,6 +7,7 @@ pub mod client;
 #[path = "../../tests/common/libvirtd.rs"]
 pub mod libvirtd;
 pub mod load;
+pub mod split;
 pub mod twin;
 pub mod world;
 

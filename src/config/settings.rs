@@ -162,7 +162,7 @@ settings! {
         task_pace: bool = "on" of ["on", "off"], "Works off what is due. off: nothing is made or removed by this process";
         task_placer: bool = "on" of ["on", "off"], "Gives instances a host. off: those without one wait, and say so";
         task_watch: bool = "on" of ["on", "off"], "Asks each host every heartbeat. off: health and what changed behind our back go unnoticed here";
-        task_sweeper: bool = "on" of ["on", "off"], "Removes what nobody owns. off: orphans stay";
+        task_sweeper: bool = "on" of ["on", "off"], "Removes what nobody owns, and mends base images and networks that somebody took away. off: orphans and damage stay";
         task_upkeep: bool = "on" of ["on", "off"], "Replaces signing keys ahead of time and forgets what is old. off: old events, answers and tokens stay";
         task_expiry: bool = "on" of ["on", "off"], "Deletes instances and ends reservations whose time (expires_at) has come. off: they stay, unless another process ends them";
         task_publisher: bool = "on" of ["on", "off"], "Numbers events. off: the feed stands still, unless another process numbers them";

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -43,7 +44,7 @@ pub async fn connect(ctx: &Context) -> Result<Vec<Address>> {
 pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let beat = beats.register("watch", Duration::from_secs(120), ctx.clock.now());
     let tasks = TaskTracker::new();
-    let mut watched: HashMap<HostId, CancellationToken> = HashMap::new();
+    let mut watched: HashMap<HostId, (CancellationToken, JoinHandle<()>)> = HashMap::new();
     let counts = Counts::default();
     while !shutdown.is_cancelled() {
         match in_time(ctx.config.database_patience, connect(&ctx)).await {
@@ -51,20 +52,24 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                 let known: HashSet<_> = all.iter().map(|host| host.id).collect();
                 let counted = all.iter().filter_map(|host| Some((host.id, host.counted?)));
                 *lock(&counts) = counted.collect();
-                watched.retain(|id, end| {
-                    let stays = known.contains(id);
-                    if !stays {
+                watched.retain(|id, (end, task)| {
+                    if !known.contains(id) {
                         end.cancel();
                         ctx.hosts.remove(*id);
+                        return false;
                     }
-                    stays
+                    let lives = !task.is_finished();
+                    if !lives {
+                        tracing::error!(host = %id, "the watch over a host ended by a fault of ours, and begins anew");
+                    }
+                    lives
                 });
                 // Steps need the hosts all the same.
                 for id in known.into_iter().filter(|_| ctx.config.task_watch) {
                     watched.entry(id).or_insert_with(|| {
                         let end = shutdown.child_token();
-                        tasks.spawn(watch(ctx.clone(), id, Arc::clone(&counts), end.clone()));
-                        end
+                        let watch = watch(ctx.clone(), id, Arc::clone(&counts), end.clone());
+                        (end, tasks.spawn(watch))
                     });
                 }
             }

@@ -11,6 +11,7 @@ use super::context::in_time;
 use super::images::{Images, Swept};
 use super::inventory::{self, Inventory};
 use super::{Context, Run, Trouble, hold, mend};
+use crate::domain::beat::Beat;
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::event::{Outcome as EventOutcome, Subject};
@@ -36,7 +37,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
-        let swept = sweep_all(&ctx).await;
+        let swept = sweep_all(&ctx, &beat).await;
         let outcome = if swept.is_ok() { "ok" } else { "failed" };
         counter!(metric::SWEEPS, "outcome" => outcome).increment(1);
         if let Err(error) = swept {
@@ -62,7 +63,7 @@ pub async fn sweep_images(ctx: &Context) -> Result<Swept> {
     }
 }
 
-async fn sweep_all(ctx: &Context) -> Result<()> {
+async fn sweep_all(ctx: &Context, beat: &Beat) -> Result<()> {
     let hosts = async { store::hosts::all_reached(&mut *ctx.conn().await?).await };
     // Looks, and what is removed after them, which is little by little.
     let longest = ctx.config.host_call_deadline * 4 + ctx.config.database_patience * 2;
@@ -74,6 +75,7 @@ async fn sweep_all(ctx: &Context) -> Result<()> {
                 tracing::warn!(host = %host.id, %error, "a host could not be swept; trying again");
                 outcome = Err(error);
             }
+            beat.alive(ctx.clock.now());
         }
     }
     outcome

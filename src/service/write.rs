@@ -154,6 +154,7 @@ impl Write {
             store::idempotency::keep(&mut self.tx, *user, key, &answer).await?;
         }
         self.tx.commit().await?;
+        tracing::debug!("committed");
         for id in self.changed {
             self.app.changes.changed(id);
         }
