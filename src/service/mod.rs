@@ -39,7 +39,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use write::{Begin, Write};
+pub use write::{Begin, Write, asked};
 
 use crate::config::Config;
 use crate::domain::beat::Beats;
@@ -64,6 +64,7 @@ struct Inner {
     auth: auth::Auth,
     started: Time,
     round_robin: Mutex<RoundRobin>,
+    gatherings: instances::Gatherings,
 }
 
 pub struct Parts {
@@ -88,7 +89,17 @@ impl App {
         let auth = auth::Auth::new(&parts.config, &parts.clock);
         let started = parts.clock.now();
         let (beats, round_robin) = (Beats::default(), Mutex::default());
-        Self(Arc::new(Inner { parts, limits, rates, beats, auth, started, round_robin }))
+        let gatherings = instances::Gatherings::default();
+        Self(Arc::new(Inner {
+            parts,
+            limits,
+            rates,
+            beats,
+            auth,
+            started,
+            round_robin,
+            gatherings,
+        }))
     }
 
     /// How much this process works on at a time.
@@ -109,6 +120,11 @@ impl App {
     /// Where round robin stands, for those who are placed by their own request.
     fn round_robin(&self) -> MutexGuard<'_, RoundRobin> {
         self.0.round_robin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates that are recorded together.
+    fn gatherings(&self) -> &instances::Gatherings {
+        &self.0.gatherings
     }
 
     /// When this process began to serve.

@@ -35,6 +35,19 @@ pub struct Write {
 }
 
 impl App {
+    /// Opens a change for many callers, of whom `first` is one, none with an idempotency key.
+    pub async fn begin_for_many(&self, first: &Caller) -> Result<Write> {
+        Ok(Write {
+            tx: store::flush::begin_softly(&self.db).await?,
+            app: self.clone(),
+            now: self.clock.now(),
+            actor: first.into(),
+            key: None,
+            changed: Vec::new(),
+            wake: false,
+        })
+    }
+
     /// Opens a change for `caller`. `operation` is the OpenAPI operation id; `input` all that tells this request from another
     /// (path parameters included): with an `Idempotency-Key`, the same input gets the same answer.
     pub async fn begin<T: DeserializeOwned>(
@@ -43,15 +56,8 @@ impl App {
         operation: &'static str,
         input: &impl Serialize,
     ) -> Result<Begin<T>> {
-        let mut write = Write {
-            tx: store::flush::begin_softly(&self.db).await?,
-            app: self.clone(),
-            now: self.clock.now(),
-            actor: caller.into(),
-            key: caller.idempotency_key.clone().map(|key| (caller.user, key)),
-            changed: Vec::new(),
-            wake: false,
-        };
+        let mut write = self.begin_for_many(caller).await?;
+        write.key = caller.idempotency_key.clone().map(|key| (caller.user, key));
         let Some((user, key)) = write.key.clone() else { return Ok(Begin::Fresh(write)) };
         let mut hasher = Sha256::new();
         hasher.update(operation);
@@ -111,33 +117,23 @@ impl Write {
         outcome: Outcome,
         detail: Value,
     ) -> Result<()> {
-        let event = self.news(kind, subject, outcome, detail);
+        self.changed.push(subject.id);
+        let event = NewEvent { kind, subject, actor: self.actor.clone(), outcome, detail };
         store::events::insert(&mut self.tx, &event, self.now).await
     }
 
-    /// An event that a statement of the caller's writes; those who wait for the subject are told at commit.
-    pub fn news(
-        &mut self,
-        kind: &'static str,
-        subject: Subject,
-        outcome: Outcome,
-        detail: Value,
-    ) -> NewEvent {
-        self.changed.push(subject.id);
-        NewEvent { kind, subject, actor: self.actor.clone(), outcome, detail }
+    /// A statement of the caller's wrote an event about `subject`, and put it on the work list: those who wait for it are told at
+    /// commit, and the loop is woken.
+    pub fn wished(&mut self, subject: Uuid) {
+        self.changed.push(subject);
+        self.wake = true;
     }
 
     /// Puts the item on the work list, its failures forgotten; the loop is woken at commit.
     pub async fn touch(&mut self, kind: work::Kind, item: Uuid) -> Result<()> {
-        let asked = self.asked();
-        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
-    }
-
-    /// Who asks for an item that a statement of the caller's puts on the work list; the loop is woken at commit.
-    pub fn asked(&mut self) -> Asked {
         self.wake = true;
-        let request_id = self.actor.request_id.clone().filter(|id| !id.is_empty());
-        Asked { request_id, traceparent: trace::parent() }
+        let asked = asked(self.actor.request_id.as_deref());
+        work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 
     /// Perhaps there is room now for one who waits.
@@ -153,6 +149,13 @@ impl Write {
             let answer = serde_json::to_value(answer).map_err(Error::internal)?;
             store::idempotency::keep(&mut self.tx, *user, key, &answer).await?;
         }
+        let app = self.app.clone();
+        self.commit_softly().await?;
+        app.changes.durable(&app.db).await
+    }
+
+    /// Commits what has no idempotency key, and tells the process. It is not yet on the disk.
+    pub async fn commit_softly(self) -> Result<()> {
         self.tx.commit().await?;
         tracing::debug!("committed");
         for id in self.changed {
@@ -161,6 +164,12 @@ impl Write {
         if self.wake {
             self.app.changes.wake();
         }
-        self.app.changes.durable(&self.app.db).await
+        Ok(())
     }
+}
+
+/// By which request an item comes on the work list, said by the request itself.
+pub fn asked(request_id: Option<&str>) -> Asked {
+    let request_id = request_id.filter(|id| !id.is_empty()).map(str::to_owned);
+    Asked { request_id, traceparent: trace::parent() }
 }

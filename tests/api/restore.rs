@@ -277,13 +277,13 @@ async fn a_host_that_left_and_came_back_is_not_taken_for_newer() {
     api.member.post("/v1/networks", &json!({"name": "n"})).await.expect(201);
     let instance = make(&api, &process, "vm").await;
     act(&api, &process, &instance, "delete", "gone").await;
-    // Somebody's copy of a disk was overlooked when the host left.
-    let left = "disk-01a2154c-d056-8287-b572-000000000001.qcow2";
-    api.host.add_foreign_volume(left, 1);
     api.admin.delete(&format!("/v1/hosts/{}", HOST.0)).await.expect(202);
     process
         .work_until(async || api.admin.get("/v1/hosts").await.expect(200)["items"] == json!([]))
         .await;
+    // Somebody's copy of a disk is put back there.
+    let left = "disk-01a2154c-d056-8287-b572-000000000001.qcow2";
+    api.host.add_foreign_volume(left, 1);
     api.register().await;
     // As `POST /v1/hosts` does it: the count begins where that of the hosts that left has ended.
     let floor: i64 = sqlx::query_scalar(

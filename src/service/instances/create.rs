@@ -1,7 +1,8 @@
 //! Creating an instance: everything that it names is found and bounded, the quota is counted, and the wish is recorded with
-//! its ports and addresses in one transaction.
+//! its ports and addresses in one transaction, which those that are alike and come at the same time share.
 
 mod check;
+pub mod gather;
 mod placing;
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{App, Caller, default_grace, view};
+use crate::domain::clock::Time;
 use crate::domain::error::{Error, Result};
-use crate::domain::event::{Outcome, Subject};
+use crate::domain::event::{NewEvent, Outcome, Subject};
 use crate::domain::flavor::Flavor;
 use crate::domain::id::{InstanceId, PortId, TenantId};
 use crate::domain::image::Image;
@@ -22,8 +24,11 @@ use crate::placement::Explanation;
 use crate::service::authorize::authorize;
 use crate::service::{self, Begin, Write, images, quota};
 use crate::store;
-use crate::store::instances::Insert;
+use crate::store::instances::{Insert, Own};
+use crate::store::ports::PortView;
+use crate::store::work::Asked;
 use check::{Checked, check};
+use gather::Gathered;
 
 /// What a dry run answers: the instance as it would be, and placement's account.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -35,16 +40,40 @@ pub struct Plan {
     pub placement: Explanation,
 }
 
+/// Somebody's wish for a new instance.
+pub struct Wish {
+    caller: Caller,
+    new: NewInstance,
+    checked: Checked,
+    asked: Asked,
+}
+
+impl Wish {
+    fn of(caller: &Caller, new: &NewInstance, now: Time) -> Result<Self> {
+        let checked = check(new, now)?;
+        let asked = service::asked(Some(&caller.request_id));
+        Ok(Self { caller: caller.clone(), new: new.clone(), checked, asked })
+    }
+}
+
 /// Records the wish for a new instance.
 pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
     authorize(caller, "create_instance")?;
-    let checked = check(new, app.clock.now())?;
+    let wish = Wish::of(caller, new, app.clock.now())?;
+    match gather::create(app, wish).await? {
+        Gathered::Done(instance) => Ok(instance),
+        Gathered::Alone(wish) => alone(app, &wish).await,
+    }
+}
+
+async fn alone(app: &App, wish: &Wish) -> Result<Instance> {
+    let Wish { caller, new, .. } = wish;
     let mut write = match app.begin(caller, "create_instance", new).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
     };
-    let (instance, who) = insert(app, caller, &mut write, new, &checked).await?;
-    if new.on_no_capacity == OnNoCapacity::Fail && checked.wanted == Wanted::Running {
+    let (instance, who) = insert_one(app, &mut write, wish).await?;
+    if at_once(wish) {
         // On the heap: few creates need it, and it is large.
         Box::pin(service::placement::claim(app, caller, &mut write, &who)).await?;
     }
@@ -52,41 +81,53 @@ pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Ins
     Ok(instance)
 }
 
+/// Whether it is placed by the request itself, or refused.
+fn at_once(wish: &Wish) -> bool {
+    wish.new.on_no_capacity == OnNoCapacity::Fail && wish.checked.wanted == Wanted::Running
+}
+
+/// Records all of these, or none: they are alike.
+async fn together(app: &App, wishes: &[Wish]) -> Result<Vec<Instance>> {
+    let Some(first) = wishes.first() else { return Ok(Vec::new()) };
+    let mut write = app.begin_for_many(&first.caller).await?;
+    let made = insert(app, &mut write, first, wishes).await?;
+    write.commit_softly().await?;
+    Ok(made.into_iter().map(|(instance, _)| instance).collect())
+}
+
 /// Does all that `create` does, asks placement, and takes everything back.
 pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan> {
     authorize(caller, "create_instance")?;
-    let checked = check(new, app.clock.now())?;
     // A dry run uses up no idempotency key.
     let caller = Caller { idempotency_key: None, ..caller.clone() };
-    let mut write = match app.begin::<Plan>(&caller, "create_instance", new).await? {
-        Begin::Replay(plan) => return Ok(plan),
-        Begin::Fresh(write) => write,
-    };
-    let (instance, who) = insert(app, &caller, &mut write, new, &checked).await?;
+    let wish = Wish::of(&caller, new, app.clock.now())?;
+    let mut write = app.begin_for_many(&caller).await?;
+    let (instance, who) = insert_one(app, &mut write, &wish).await?;
     let placement = service::placement::explain(app, &caller, write.conn(), &who).await?;
     // Dropping the write takes everything back.
     Ok(Plan { fits: placement.chosen.is_some(), instance, placement })
 }
 
+async fn insert_one(app: &App, write: &mut Write, wish: &Wish) -> Result<(Instance, Unplaced)> {
+    let made = insert(app, write, wish, std::slice::from_ref(wish)).await?.pop();
+    made.ok_or_else(|| Error::Internal(anyhow::anyhow!("an instance was not made")))
+}
+
+/// The wishes, which are alike: what `first` names, all of them name.
 async fn insert(
     app: &App,
-    caller: &Caller,
     write: &mut Write,
-    new: &NewInstance,
-    checked: &Checked,
-) -> Result<(Instance, Unplaced)> {
-    let tenant = caller.tenant()?;
+    first: &Wish,
+    wishes: &[Wish],
+) -> Result<Vec<(Instance, Unplaced)>> {
+    let (tenant, new) = (first.caller.tenant()?, &first.new);
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
     let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
     let image = image(write, tenant, new, &flavor).await?;
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
     let placing = placing::find(write, tenant, new, &flavor).await?;
-    let id = InstanceId(Uuid::now_v7());
     let row = Insert {
-        id,
         tenant,
-        name: checked.name.clone(),
-        labels: new.labels.clone(),
         image: image.id,
         flavor: flavor.id,
         flavor_name: flavor.name.to_string(),
@@ -99,47 +140,68 @@ async fn insert(
         policy: new.policy.or(flavor.policy),
         group: placing.group.as_ref().map(|group| group.id),
         reservation: placing.reservation,
-        expires_at: new.expires_at,
-        user_data: new.user_data.clone(),
         ssh_keys,
-        wanted: checked.wanted,
+        wanted: first.checked.wanted,
         stop_grace_s: default_grace(app),
-        created_by: caller.user,
-        request_id: caller.request_id.clone(),
     };
-    let subject = Subject {
-        kind: "instance",
-        id: id.0,
-        name: checked.name.to_string(),
-        tenant: Some(tenant),
-    };
-    let detail = json!({ "image_id": image.id, "flavor": flavor.name, "wanted": checked.wanted });
-    let told = write.news("instance.create", subject, Outcome::Accepted, detail);
-    let asked = write.asked();
+    let own: Vec<_> = wishes.iter().map(|wish| own(wish, &row)).collect();
     let now = write.now;
-    let record = store::instances::insert(write.conn(), &row, &asked, &told, now).await?;
-    // It was found, and then deleted.
-    let record = record.ok_or_else(|| {
-        Error::field("/image", "the image was deleted at this moment: choose another")
-    })?;
-    let ports = if connect(app, write, tenant, id, new.networks.as_deref()).await? {
-        store::ports::of_instance(write.conn(), id).await?
-    } else {
-        Vec::new()
-    };
-    let instance = view(&record, &ports, caller);
+    let records = store::instances::insert(write.conn(), &row, &own, now).await?;
+    if records.len() < wishes.len() {
+        // It was found, and then deleted.
+        let detail = "the image was deleted at this moment: choose another";
+        return Err(Error::field("/image", detail));
+    }
+    let ports = connect(app, write, tenant, new.networks.as_deref(), &own).await?;
+    let count = i64::try_from(wishes.len()).unwrap_or(i64::MAX);
     let made = quota::Adding {
-        instances: 1,
-        vcpus: flavor.vcpus.into(),
-        memory_mib: flavor.memory_mib,
-        disk_gib: flavor.disk_gib,
+        instances: count,
+        vcpus: count * i64::from(flavor.vcpus),
+        memory_mib: count * flavor.memory_mib,
+        disk_gib: count * flavor.disk_gib,
         ..quota::Adding::default()
     };
     quota::check_made(write, tenant, made).await?;
     if let Some(group) = &placing.group {
         placing::satisfiable(write, group).await?;
     }
-    Ok((instance, row.unplaced()))
+    let mut all = Vec::with_capacity(wishes.len());
+    for (((wish, own), record), ports) in wishes.iter().zip(&own).zip(&records).zip(&ports) {
+        write.wished(own.id.0);
+        all.push((view(record, ports, &wish.caller), row.unplaced(own)));
+    }
+    Ok(all)
+}
+
+/// What is this wish's own.
+fn own(wish: &Wish, row: &Insert) -> Own {
+    let Wish { caller, new, checked, asked } = wish;
+    let id = InstanceId(Uuid::now_v7());
+    let subject = Subject {
+        kind: "instance",
+        id: id.0,
+        name: checked.name.to_string(),
+        tenant: Some(row.tenant),
+    };
+    let detail =
+        json!({ "image_id": row.image, "flavor": row.flavor_name, "wanted": checked.wanted });
+    Own {
+        id,
+        name: checked.name.clone(),
+        labels: new.labels.clone(),
+        user_data: new.user_data.clone(),
+        expires_at: new.expires_at,
+        created_by: caller.user,
+        request_id: caller.request_id.clone(),
+        asked: asked.clone(),
+        told: NewEvent {
+            kind: "instance.create",
+            subject,
+            actor: caller.into(),
+            outcome: Outcome::Accepted,
+            detail,
+        },
+    }
 }
 
 async fn image(
@@ -173,14 +235,14 @@ async fn keys(write: &mut Write, tenant: TenantId, named: &[String]) -> Result<V
     Ok(keys)
 }
 
-/// Makes or attaches the ports; gives whether there are any.
+/// Makes or attaches the ports of each; gives them.
 async fn connect(
     app: &App,
     write: &mut Write,
     tenant: TenantId,
-    id: InstanceId,
     named: Option<&[NewInterface]>,
-) -> Result<bool> {
+    each: &[Own],
+) -> Result<Vec<Vec<PortView>>> {
     let mut networks = Vec::new();
     match named {
         // Nobody said: the only network, if it is the only one.
@@ -209,27 +271,37 @@ async fn connect(
         store::networks::lock(write.conn(), Some(tenant), &ids).await?;
     }
     let now = write.now;
-    for (i, network, address) in networks {
-        let made = store::ports::create_owned(
-            write.conn(),
-            tenant,
-            network,
-            id,
-            position(i),
-            address,
-            now,
-            app.quarantine(),
-        );
-        made.await.map_err(|error| placed_at(&format!("/networks/{i}"), error))?;
-    }
-    for (i, interface) in named.unwrap_or_default().iter().enumerate() {
-        if let Some(port) = interface.port_id {
-            let attached =
-                store::ports::attach(write.conn(), tenant, PortId(port), id, position(i));
-            attached.await.map_err(|error| placed_at(&format!("/networks/{i}/port_id"), error))?;
+    let mut ports = Vec::with_capacity(each.len());
+    for Own { id, .. } in each {
+        for (i, network, address) in &networks {
+            let made = store::ports::create_owned(
+                write.conn(),
+                tenant,
+                *network,
+                *id,
+                position(*i),
+                *address,
+                now,
+                app.quarantine(),
+            );
+            made.await.map_err(|error| placed_at(&format!("/networks/{i}"), error))?;
         }
+        for (i, interface) in named.unwrap_or_default().iter().enumerate() {
+            if let Some(port) = interface.port_id {
+                let attached =
+                    store::ports::attach(write.conn(), tenant, PortId(port), *id, position(i));
+                attached
+                    .await
+                    .map_err(|error| placed_at(&format!("/networks/{i}/port_id"), error))?;
+            }
+        }
+        ports.push(if ids.is_empty() && named.is_none_or(<[_]>::is_empty) {
+            Vec::new()
+        } else {
+            store::ports::of_instance(write.conn(), *id).await?
+        });
     }
-    Ok(!ids.is_empty() || named.is_some_and(|named| !named.is_empty()))
+    Ok(ports)
 }
 
 fn position(i: usize) -> i32 {

@@ -3,6 +3,7 @@
 mod create;
 mod wait;
 
+pub use create::gather::Gatherings;
 pub use create::{Plan, create, plan};
 pub use wait::{Goal, wait, waited};
 
