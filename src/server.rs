@@ -123,6 +123,7 @@ pub async fn run(
     }
     let mut loops = loops(&app, signals).await?;
     loops.spawn(upkeep::follow_clock(app.clone(), watch));
+    loops.spawn(upkeep::trim(app.clone()));
     match (&local, &app.config.admin_password) {
         (Some(local), _) => begin(&app, local).await?,
         (None, Some(password)) => {

@@ -11,7 +11,7 @@ mod xml;
 
 pub use fake::{FakeHost, Inject};
 pub use hosts::Hosts;
-pub use libvirt::Libvirt;
+pub use libvirt::{Libvirt, trim_memory};
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use crate::domain::clock::Watch;
+use crate::hypervisor;
 use crate::service::{App, expiry, upkeep};
 use crate::store;
 
@@ -32,6 +33,17 @@ pub async fn run(app: App) {
             }
         }
         beat.alive(app.clock.now());
+    }
+}
+
+/// How often freed memory is given back.
+const TRIM: Duration = Duration::from_mins(1);
+
+/// Gives memory that was freed back to the system, until `app.shutdown`.
+pub async fn trim(app: App) {
+    while app.shutdown.run_until_cancelled(tokio::time::sleep(TRIM)).await.is_some() {
+        // Some milliseconds.
+        let _ = tokio::task::spawn_blocking(hypervisor::trim_memory).await;
     }
 }
 
