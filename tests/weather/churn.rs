@@ -197,10 +197,11 @@ impl Tenant {
         });
         let made = self.ask(Method::POST, "/v1/instances", &new).await;
         // Its port is another's; nowhere is room; its end, or its reservation's, has come before anybody answered.
+        let ends = reservation.as_ref().is_some_and(|reservation| reservation.end.is_some());
         let may_be = match made.status {
             202 => true,
-            409 => fail || port.is_some(),
-            422 => apart || end.is_some() || reservation.is_some(),
+            409 => fail || port.is_some() || ends,
+            422 => apart || end.is_some() || ends,
             _ => false,
         };
         assert!(may_be, "{made:?} to {new}");
