@@ -69,9 +69,12 @@ expected() {
 create temp view placed as
     select i.*, c.id as incarnation, c.disk_made, c.seed_made from instances i
     join incarnations c on c.instance_id = i.id and c.fenced_at is null and c.host_id = :'host';
+-- A network is made with the first start that needs it: who was stopped before theirs needs none.
 create temp view nics as
     select p.mac, host(a.address) as address, p.network_id, n.cidr, placed.* from placed
-    join ports p on p.instance_id = placed.id join addresses a on a.port_id = p.id join networks n on n.id = p.network_id;
+    join ports p on p.instance_id = placed.id join addresses a on a.port_id = p.id join networks n on n.id = p.network_id
+    where wanted in ('running', 'paused')
+    or exists (select from host_networks h where h.host_id = :'host' and h.network_id = p.network_id);
 create temp view domains as
     select :'mark' || '-' || id as domain, * from placed where wanted in ('running', 'paused');
 select 'domain', domain, wanted, id, incarnation, boot from domains

@@ -116,29 +116,37 @@ const MISCHIEF: &[(&str, &str)] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_made_and_not_noted_is_the_instances_all_the_same() {
-    let mut cloud = Cloud::new(&[("network-pool", "10.119.0.0/16")]).await;
+    let settings = [("network-pool", "10.119.0.0/16"), ("reconcile-lease-s", "3")];
+    let mut cloud = Cloud::new(&settings).await;
     cloud.terminate().await;
     cloud.serve_from_now_on();
-    cloud.start_armed("seed_written").await;
-    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
-    let new = json!({"name": "a", "image": image, "flavor": "nano", "networks": []});
-    let made = cloud.admin.post("/v1/instances", &new).await.expect(202);
-    let id = made["id"].as_str().unwrap();
-    cloud.ended().await;
-    // Before anybody comes to start it.
-    let stop = "update instances set wanted = 'stopped', revision = revision + 1";
-    sqlx::query(stop).execute(&mut cloud.db().await).await.unwrap();
     cloud.start().await;
-    cloud.until(id, "settled", "stopped", SOON).await;
-    let unnoted = "select count(*) from incarnations where not disk_made";
-    assert_eq!(cloud.count(unnoted).await, 1);
-    tidy(&cloud);
-    let path = format!("/v1/instances/{id}/actions/start?wait=running&timeout=60");
-    let running = cloud.admin.post(&path, &json!({})).await.expect(202);
-    assert_eq!(running["status"], "running", "{running:#}");
-    tidy(&cloud);
-    cloud.delete(id).await;
-    tidy(&cloud);
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    // Its seed was made and not noted; nothing was made, its network neither.
+    for (point, networks) in
+        [("seed_written", json!([])), ("making", json!([{"network": "default"}]))]
+    {
+        cloud.terminate().await;
+        cloud.start_armed(point).await;
+        let new = json!({"name": "a", "image": image, "flavor": "nano", "networks": networks});
+        let made = cloud.admin.post("/v1/instances", &new).await.expect(202);
+        let id = made["id"].as_str().unwrap();
+        cloud.ended().await;
+        // Before anybody comes to start it.
+        let stop = "update instances set wanted = 'stopped', revision = revision + 1";
+        sqlx::query(stop).execute(&mut cloud.db().await).await.unwrap();
+        cloud.start().await;
+        cloud.until(id, "settled", "stopped", SOON).await;
+        let query = "select count(*) from incarnations where not disk_made";
+        assert_eq!(cloud.count(query).await, 1, "{point}");
+        tidy(&cloud);
+        let path = format!("/v1/instances/{id}/actions/start?wait=running&timeout=60");
+        let running = cloud.admin.post(&path, &json!({})).await.expect(202);
+        assert_eq!(running["status"], "running", "{running:#}");
+        tidy(&cloud);
+        cloud.delete(id).await;
+        tidy(&cloud);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
