@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::Method;
@@ -132,6 +133,8 @@ impl Tenant {
             if self.random.random_bool(0.4) {
                 let kind = KINDS[self.random.random_range(1..KINDS.len())];
                 self.make_or_delete(kind).await;
+            } else if self.random.random_bool(0.04) {
+                self.create_at_once().await;
             } else {
                 let count = self.estate.of("instances").len();
                 // Full or empty, there is one choice less.
@@ -213,6 +216,27 @@ impl Tenant {
         let (group, reservation) = (group.map(|mine| mine.id), reservation.map(|mine| mine.id));
         let mine = Mine { end, image: own, group, reservation, ..Mine::new(id) };
         self.estate.of_mut("instances").push(mine);
+    }
+
+    /// Several that are alike, at the same time, and without keys: nobody knows what became of those that are not answered, but each
+    /// is there whole or not at all.
+    async fn create_at_once(&mut self) {
+        let image = &self.images[self.random.random_range(0..self.images.len())];
+        let names = (0..4).map(|n| format!("maybe-{}-{}-{n}", self.number, self.made));
+        let names: Vec<_> = names.collect();
+        self.made += 1;
+        let server = &self.servers[self.random.random_range(0..self.servers.len())];
+        let asks = names.iter().map(|name| {
+            let new = json!({
+                "name": name, "image": image, "flavor": "nano", "networks": [{"network": "default"}],
+                "wanted": "stopped",
+            });
+            timeout(PATIENCE, server.ask(Method::POST, "/v1/instances").json(&new).try_send())
+        });
+        for answer in join_all(asks).await.into_iter().flatten().flatten() {
+            let quota = answer.text.contains("quota");
+            assert!(answer.status == 202 || answer.status >= 500 || quota, "{answer:?}");
+        }
     }
 
     async fn act(&mut self, which: usize) {
