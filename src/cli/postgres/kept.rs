@@ -73,7 +73,8 @@ fn keep(place: &Path, path: &Path) -> io::Result<()> {
     // What it holds is looked for in all the others.
     let Some(text) = there(fs::read(path))? else { return Ok(()) };
     let account: serde_json::Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
-    let password = account["password"].as_str().unwrap_or_default();
+    let password = account["password"].as_str().filter(|word| !word.is_empty());
+    let password = password.ok_or_else(|| io::Error::other("there is no password in it"))?;
     let words = fs::File::options().append(true).create(true).open(place.join("words"));
     words?.write_all(format!("{password}\n").as_bytes())
 }
