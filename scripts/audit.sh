@@ -7,7 +7,7 @@
 #
 # --here      every host of the database is the machine that this runs on, whatever its URI
 # --images    the server's image_dir: its files are compared too
-# --deep      reads base images and checks their checksums, and asks qemu-img on what each disk stands
+# --deep      reads images and base images and checks their checksums, and asks qemu-img on what each disk stands
 # --settle    what is on its way needs a moment: looks again until nothing is found, for so long at most
 #
 # A host is looked at through its URI. Files and processes are seen where that gives a shell: qemu:/// here, qemu+ssh://
@@ -69,9 +69,12 @@ expected() {
 create temp view placed as
     select i.*, c.id as incarnation, c.disk_made, c.seed_made from instances i
     join incarnations c on c.instance_id = i.id and c.fenced_at is null and c.host_id = :'host';
+-- A network is made with the first start that needs it: who was stopped before theirs needs none.
 create temp view nics as
     select p.mac, host(a.address) as address, p.network_id, n.cidr, placed.* from placed
-    join ports p on p.instance_id = placed.id join addresses a on a.port_id = p.id join networks n on n.id = p.network_id;
+    join ports p on p.instance_id = placed.id join addresses a on a.port_id = p.id join networks n on n.id = p.network_id
+    where wanted in ('running', 'paused')
+    or exists (select from host_networks h where h.host_id = :'host' and h.network_id = p.network_id);
 create temp view domains as
     select :'mark' || '-' || id as domain, * from placed where wanted in ('running', 'paused');
 select 'domain', domain, wanted, id, incarnation, boot from domains
@@ -104,6 +107,7 @@ select 'dhcp', :'mark' || '-' || n.id, '52:54:' || mac.text || ' ' || host(n.ran
     lateral (select string_agg(lpad(to_hex(octet::int), 2, '0'), ':' order by place) as text
              from unnest(string_to_array(host(n.range_start + i), '.')) with ordinality as t (octet, place)) mac
     where n.range_end - n.range_start < 1024;
+select 'noted', :'mark' || '-' || network_id from host_networks where host_id = :'host';
 -- Whoever held it is gone, and the address rests until the lease has run out.
 select 'resting', :'mark' || '-' || network_id, host(address) from addresses where released_at is not null;
 SQL
@@ -123,13 +127,16 @@ domains() {
     done
     grep -E "^nic $mark-" "$work/taps" || true
 }
-# What libvirt knows of interfaces of guests, whosever they are.
+# What libvirt knows of interfaces of guests, whosever they are: their taps, whose they are, on which network they are to hang.
 taps() {
     local name
     for name in $(virsh_ list --all --name); do
-        virsh_ domiflist "$name" 2>/dev/null | awk -v name="$name" 'NF >= 5 { print "tap", $1; print "nic", name, $5 }' || true
+        virsh_ domiflist "$name" 2>/dev/null |
+            awk -v name="$name" 'NF >= 5 { print "tap", $1; print "nic", name, $5; print "hangs", name, $1, $3 }' || true
     done >"$work/taps"
 }
+# The bridge of a network as it lives now: a network that was made again has perhaps another.
+bridge() { virsh_ net-info "$1" 2>/dev/null | awk '$1 == "Bridge:" { print $2 }'; }
 # field NAME PATTERN <STAMP
 field() { grep -oE "$1(=['\"]|>)$2" | grep -oE "$2\$" || echo none; }
 
@@ -164,9 +171,10 @@ for file in "$tables/$mark"-*.hostsfile; do
         [ "${until:-0}" -le "$(date +%s)" ] || echo "lease $network $mac $address"
     done; done
 done
-# Bridges like ours, and interfaces of guests.
+# Bridges like ours, and interfaces of guests with what they are part of.
 ip -o link show 2>/dev/null | awk -F ': ' '
     { sub(/@.*/, "", $2) }
+    $2 ~ /^vnet[0-9]+$/ { print "on", $2, match($0, / master [^ ]+/) ? substr($0, RSTART + 8, RLENGTH - 8) : "nothing" }
     $2 ~ /^pl[0-9a-f]+$/ && length($2) ~ /^1[45]$/ { print "bridge", $2 }
     $2 ~ /^vnet[0-9]+$/ { print "tap", $2 }'
 LOOK
@@ -190,7 +198,7 @@ host() {
     found "$id" "$pools" | tidy >"$work/all"
     expected "$id" | tidy >"$work/expected"
     allowed "$id" | tidy >"$work/allowed"
-    grep -vE '^(lease|bridge|tap) ' "$work/all" >"$work/found" || true
+    grep -vE '^(lease|bridge|tap|on) ' "$work/all" >"$work/found" || true
     if [ ${#shell[@]} -eq 0 ]; then
         sed -i -nE '/^(domain|nic|network|pool) /p' "$work/expected"
         echo "note: host $name: its URI gives no shell, so that files and processes were not looked at" >&2
@@ -201,12 +209,15 @@ host() {
     comm -23 "$work/expected" "$work/found" | sed "s/^/host $name: missing: /"
     comm -13 "$work/expected" "$work/found" | comm -23 - "$work/allowed" | sed "s/^/host $name: left over: /"
     leases "$name"
+    awk '$1 == "network" { print "noted", $2 }' "$work/found" | sort -u | comm -23 - <(sort -u "$work/allowed") |
+        sed "s/^noted/host $name: no row notes: network/"
+    [ ${#shell[@]} -eq 0 ] || cut_off "$name"
     # Those of other clouds and of others have a libvirt network or domain that knows them; some may have come since.
     cp "$work/taps" "$work/taps.before"
     taps
     cat "$work/taps.before" >>"$work/taps"
     { awk '$1 == "tap"' "$work/taps"
-      for network in $(virsh_ net-list --name); do virsh_ net-info "$network" 2>/dev/null | awk '$1 == "Bridge:" { print "bridge", $2 }'; done
+      for network in $(virsh_ net-list --name); do bridge "$network" | sed 's/^/bridge /'; done
     } | sort -u >"$work/known"
     grep -E '^(bridge|tap) ' "$work/all" | sort -u | comm -23 - "$work/known" | sed "s/^/host $name: left over: /"
     [ -z "$deep" ] || [ ${#shell[@]} -eq 0 ] || bytes "$id" "$name" "$pools"
@@ -218,6 +229,17 @@ leases() {
         NR == FNR { known[$0] = 1; next }
         $1 == "lease" && !($0 in known) && !(("resting " $2 " " $4) in known) { print "host " name ": left over: " $0 }
     ' "$work/allowed" "$work/all"
+}
+
+# Guests of ours that do not hang on the bridge of their network.
+cut_off() {
+    local domain tap network is should
+    grep -E "^hangs $mark-" "$work/taps" | while read -r _ domain tap network; do
+        is=$(awk -v tap="$tap" '$1 == "on" && $2 == tap { print $3 }' "$work/all")
+        should=$(bridge "$network")
+        [ "${is:-gone}" = "${should:-none}" ] ||
+            echo "host $1: cut off: $domain: its $tap hangs on ${is:-gone}, and $network is ${should:-none}"
+    done
 }
 
 # What base images and disks are made of.
@@ -275,6 +297,30 @@ union all select 'tenant ' || t.name || ' counts ' || concat_ws('/', u.n, u.vcpu
     where (u.n, u.vcpus, u.memory, u.disk) is distinct from (i.n, i.vcpus, i.memory, i.disk)
 union all select 'host ' || name || ' has more promised than it has' from hosts
     where used_vcpus > limit_vcpus or used_memory_mib > limit_memory_mib or used_disk_gib > limit_disk_gib
+union all select 'host ' || h.name || ' may give ' || concat_ws('/', limit_vcpus, limit_memory_mib, limit_disk_gib)
+    || ', of what it has and keeps for itself follows ' || concat_ws('/', f.vcpus, f.memory, f.disk)
+    from hosts h,
+    lateral (select greatest(0, floor(((facts ->> 'vcpus')::bigint - reserved_vcpus)::numeric * cpu_ratio::numeric)) as vcpus,
+                    greatest(0, floor(((facts ->> 'memory_mib')::bigint - reserved_memory_mib)::numeric * memory_ratio::numeric)) as memory,
+                    greatest(0, floor(((facts ->> 'disk_gib')::bigint - reserved_disk_gib)::numeric * disk_ratio::numeric)) as disk) f
+    where facts is not null and (limit_vcpus, limit_memory_mib, limit_disk_gib) is distinct from (f.vcpus, f.memory, f.disk)
+union all select 'reservation ' || r.name || ' has ' || count(s.id) || ' slots of ' || r.slots
+    from reservations r left join reservation_slots s on s.reservation_id = r.id group by r.id having count(s.id) <> r.slots
+union all select 'reservation ' || r.name || ' has a slot that is not as large as it says' from reservations r
+    join reservation_slots s on s.reservation_id = r.id
+    where (s.vcpus, s.memory_mib, s.disk_gib) is distinct from (r.vcpus, r.memory_mib, r.disk_gib)
+union all select 'reservation ' || name || ' is over since ' || expires_at from reservations where expires_at < now()
+union all select 'slot ' || s.id || ' is held by incarnation ' || s.incarnation_id || ', which is not on its host' from reservation_slots s
+    where s.incarnation_id is not null
+    and not exists (select from incarnations c where c.id = s.incarnation_id and c.host_id = s.host_id)
+union all select 'instance ' || i.id || ' has no slot of its reservation' from instances i
+    join incarnations c on c.instance_id = i.id and c.fenced_at is null
+    where i.reservation_id is not null and not exists
+        (select from reservation_slots s where s.reservation_id = i.reservation_id and s.incarnation_id = c.id)
+union all select 'instance ' || id || ' is over since ' || expires_at from instances where expires_at < now()
+union all select 'image ' || id || ' is deleted, and nobody uses it' from images m
+    where hidden_at is not null and not exists (select from instances where image_id = m.id)
+union all select 'network ' || id || ' is deleted and still there' from networks where deleted_at is not null
 union all select 'port ' || p.id || ' has ' || count(a.address) || ' addresses' from ports p
     left join addresses a on a.port_id = p.id group by p.id having count(a.address) <> 1
 union all select 'port ' || p.id || ' was made for an instance that is gone' from ports p where owned and instance_id is null
@@ -307,10 +353,22 @@ SQL
 }
 
 image_store() {
-    sql <<<"select sha256 from blobs" | sort >"$work/blobs"
-    find "$images" -mindepth 1 -type f -printf '%P\n' | sort >"$work/files"
-    comm -23 "$work/blobs" "$work/files" | sed 's/^/image store: missing: /'
-    comm -13 "$work/blobs" "$work/files" | sed 's/^/image store: left over: /'
+    local sha256 size used
+    sql <<'SQL' | sort >"$work/blobs"
+select sha256, size_bytes, exists (select from images where sha256 = b.sha256) from blobs b
+SQL
+    find "$images" -mindepth 1 -type f -printf '%P %s\n' | sort >"$work/files"
+    # The bytes of a deleted image go first; their row goes with the last copy on a host.
+    awk 'NR == FNR { there[$1] = 1; next } $3 == "t" && !($1 in there) { print "image store: missing: " $1 }
+         $3 == "f" { print "image store: left over: row of " $1 ", which no image has" }' "$work/files" "$work/blobs"
+    awk 'NR == FNR { known[$1] = 1; next } !($1 in known) { print "image store: left over: " $1 }' "$work/blobs" "$work/files"
+    while read -r sha256 size used; do
+        [ "$used" = t ] && [ -e "$images/$sha256" ] || continue
+        if [ "$(stat -c %s "$images/$sha256")" != "$size" ] ||
+            { [ -n "$deep" ] && [ "$(sha256sum <"$images/$sha256" | cut -d' ' -f1)" != "$sha256" ]; }; then
+            echo "image store: damaged: $sha256 is not what its name says"
+        fi
+    done <"$work/blobs"
 }
 
 audit() {

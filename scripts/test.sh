@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests: installs what is missing, builds the guest image, compiles and runs everything, and looks whether something
-# was left behind. Needs no terminal. Root is asked for through sudo: tests with real guests make namespaces.
+# was left behind, and whether a secret came out. Needs no terminal. Root is asked for through sudo: tests with real guests make namespaces.
 #
 #   scripts/test.sh [FILTER...]     FILTER: as for `cargo test`
 #
@@ -41,11 +41,14 @@ rm "$debian_log"
 run=$(mktemp -d /tmp/pileus-test-XXXXXX)
 # Mode 1777 like /tmp itself: PostgreSQL and QEMU run as users of their own.
 chmod 1777 "$run"
+# What servers have written there outlives their tests, to be searched in the end.
+kept=$run.kept
+mkdir -m 1777 "$kept"
 began=$(date +%s)
 finish() {
     # Not removed when something of a test still lives in it.
     as_root scripts/leftovers.sh after "$run" || return 1
-    as_root rm -rf "$run" "$run.before" "$run.log"
+    as_root rm -rf "$run" "$run.before" "$run.log" ${kept:+"$kept"}
 }
 trap 'finish || true' EXIT
 as_root scripts/leftovers.sh before "$run"
@@ -66,6 +69,12 @@ read -r total passed ignored < <(awk '
     /^test result: / { passed += $4; failed += $6; ignored += $8 }
     END { print passed + failed + 0, passed + 0, ignored + 0 }' "$run.log")
 trap - EXIT
+# Some of all tests have servers.
+[ $# -gt 0 ] || [ -n "$(ls "$kept")" ] || { say "nothing was kept to be searched for secrets"; failed=1; }
+if ! as_root scripts/secrets.sh "$kept" "$run.log"; then
+    say "$kept stays, to be looked at"
+    failed=1 kept=''
+fi
 finish || failed=1
 [ -z "$bad_tests" ] || printf '\n%s\n' "$bad_tests"
 # One line for all binaries, in the form of nextest's summary.

@@ -2,6 +2,7 @@
 
 mod binaries;
 mod cluster;
+pub mod kept;
 mod process;
 #[cfg(test)]
 mod tests;

@@ -25,12 +25,13 @@ const RESERVATIONS_MAX: usize = 1000;
 /// All its slots at once, or none.
 pub async fn create(app: &App, caller: &Caller, new: &NewReservation) -> Result<Reservation> {
     authorize(caller, "create_reservation")?;
-    let name = new.check(app.clock.now())?;
     let tenant = caller.tenant()?;
     let mut write = match app.begin(caller, "create_reservation", new).await? {
         Begin::Replay(reservation) => return Ok(reservation),
         Begin::Fresh(write) => write,
     };
+    // Not before: what was made once may have come to its end when it is sent again.
+    let name = new.check(write.now)?;
     let flavor = store::flavors::find(write.conn(), &new.flavor).await?;
     let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
     placement::offered(write.conn(), new.zone.as_deref(), &[]).await?;
@@ -107,11 +108,11 @@ pub async fn update(
     if_match: Option<i64>,
 ) -> Result<Reservation> {
     authorize(caller, "update_reservation")?;
-    patch.check(app.clock.now())?;
     let mut write = match app.begin(caller, "update_reservation", &(id, patch)).await? {
         Begin::Replay(reservation) => return Ok(reservation),
         Begin::Fresh(write) => write,
     };
+    patch.check(write.now)?;
     locked(&mut write, caller, id, if_match).await?;
     store::reservations::set_end(write.conn(), id, patch.expires_at).await?;
     let reservation = store::reservations::get(write.conn(), None, id).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pileus::cli::postgres::throwaway;
+use pileus::cli::postgres::{kept, throwaway};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -43,6 +43,7 @@ impl Site {
         let [listen, metrics] = [free(), free()];
         let log = self.state.path().join(format!("{listen}.log"));
         let file = File::create(&log).expect("a log");
+        kept::file(&log);
         let mut command = Command::new(env!("CARGO_BIN_EXE_pileus"));
         command.args(["serve", "--listen", &listen, "--metrics-listen", &metrics]);
         command.args(["--state-dir", &self.state.path().to_string_lossy()]);

@@ -128,11 +128,46 @@ async fn a_reservation_is_whole_or_not_at_all_is_counted_and_is_its_tenants_own(
         assert_eq!(api.member.post("/v1/reservations", &bad).await.faults(), faults, "{bad}");
     }
     // The same key, the same answer, and one reservation.
+    let body = json!({"name": "once", "flavor": "c16", "slots": 1, "expires_at": end(3600)});
     let once = async || {
         let ask = api.member.ask(Method::POST, "/v1/reservations").header("idempotency-key", "k");
-        ask.json(&json!({"name": "once", "flavor": "c16", "slots": 1, "expires_at": "2027-01-01T00:00:00Z"})).send().await.expect(201)
+        ask.json(&body).send().await.expect(201)
     };
     assert_eq!(once().await, once().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_answered_is_so_again_when_the_end_that_it_set_has_come() {
+    let api = cloud(0).await;
+    let held = api.member.post("/v1/reservations", &new(1)).await.expect(201);
+    let held = format!("/v1/reservations/{}", held["id"].as_str().expect("an id"));
+    let there = path(&make(&api.member, "there", "c1", json!({})).await);
+    let soon = end(5);
+    let reserve = json!({"name": "soon", "flavor": "c16", "slots": 1, "expires_at": soon});
+    let create = json!({"name": "soon", "image": "tiny", "flavor": "c1", "expires_at": soon});
+    let change = json!({ "expires_at": soon });
+    let asks = [
+        (Method::POST, "/v1/reservations", &reserve),
+        (Method::PATCH, held.as_str(), &change),
+        (Method::POST, "/v1/instances", &create),
+        (Method::PATCH, there.as_str(), &change),
+    ];
+    let ask_all = async || {
+        let mut answers = Vec::new();
+        for (n, (method, path, body)) in asks.iter().enumerate() {
+            let ask = api.member.ask(method.clone(), path).header("idempotency-key", n.to_string());
+            let answer = ask.json(body).send().await;
+            answers.push((answer.status, answer.body()["id"].clone()));
+        }
+        answers
+    };
+    let answers = ask_all().await;
+    let statuses: Vec<_> = answers.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [201, 200, 202, 200], "{answers:?}");
+    for list in ["/v1/instances", "/v1/reservations"] {
+        until(&api.member, list, |page| page["items"] == json!([])).await;
+    }
+    assert_eq!(ask_all().await, answers);
 }
 
 /// Deletes it, and waits until it is gone.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pileus::cli::postgres::throwaway;
+use pileus::cli::postgres::{kept, throwaway};
 use pileus::store;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ impl Server {
         let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
         let db = store::connect(options.clone(), 2).await.expect("a pool");
         let log = File::create(dir.path().join("log")).expect("a log");
+        kept::file(&dir.path().join("log"));
         let (address, metrics) = (free(), free());
         let database = options.password(&secret("database")).to_url_lossy().to_string();
         let process = Command::new(env!("CARGO_BIN_EXE_pileus"))

@@ -8,8 +8,8 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-/// Everybody's password; none of the examples in the document, which the authorization test sends.
-pub const PASSWORD: &str = "everybody in the harness has this";
+/// Everybody's password, marked as secrets of tests are (`scripts/secrets.sh`); none of the examples in the document, which the authorization test sends.
+pub const PASSWORD: &str = "everybody in the harness has this mArKeD word";
 
 /// Somebody who asks.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pileus::cli::postgres::throwaway;
+use pileus::cli::postgres::{kept, throwaway};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -352,6 +352,7 @@ pub async fn ready(admin: &Client, mut ended: impl FnMut() -> Option<ExitStatus>
 impl Drop for Cloud {
     fn drop(&mut self) {
         drop(self.server.take());
+        kept::tree(self.state.path());
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
             // Looks at what is as it should be tell nothing.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use pileus::cli::postgres::kept;
 use tempfile::TempDir;
 
 /// A libvirtd with a host UUID, sockets, configuration and state of its own. The stock QEMU user and virtlogd are used.
@@ -146,6 +147,7 @@ impl Drop for Libvirtd {
         // At the end of its input the namespaces' first process ends, and takes all the others with it; unshare ends last.
         drop(self.talk.get_mut().unwrap_or_else(PoisonError::into_inner).stdin.take());
         let _ = self.child.wait();
+        kept::tree(self.root.path());
     }
 }
 

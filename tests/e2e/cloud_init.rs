@@ -9,7 +9,7 @@ async fn the_end_of_cloud_init_is_told_with_its_errors_and_anew_at_every_boot() 
     let cloud = Cloud::new(&[("network-pool", "10.101.0.0/16")]).await;
     let admin = &cloud.admin;
     let new = json!({
-        "name": "fails", "image": "pileus-guest", "flavor": "nano", "user_data": "#!/bin/sh\nexit 3\n",
+        "name": "fails", "image": "pileus-guest", "flavor": "nano", "user_data": "#!/bin/sh\n# mArKeD\nexit 3\n",
     });
     let made = admin.post("/v1/instances", &new).await.expect(202);
     assert_eq!(made["cloud_init"], Value::Null);

@@ -11,6 +11,7 @@ use crate::main_job::{address, keypair, ssh};
 /// Python and systemd in software, on a machine with other work: three minutes where it has none.
 const BOOT: Duration = Duration::from_secs(1500);
 const USER_DATA: &str = "#cloud-config
+# mArKeD
 write_files:
   - path: /etc/written
     content: 'by write_files'

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cloud::{BOOT, Cloud, SOON, count_lines, run};
 use crate::libvirtd::Libvirtd;
 
-const USER_DATA: &str = "#!/bin/sh\necho \"user data says hello from $(hostname)\"\n";
+const USER_DATA: &str = "#!/bin/sh\n# mArKeD\necho \"user data says hello from $(hostname)\"\n";
 const HELLO: &str = "user data says hello from web-1";
 
 /// A domain of somebody else on the same host, running.

@@ -68,7 +68,7 @@ async fn a_trace_reaches_from_the_client_to_the_call_to_the_host() {
     cloud.start().await;
     let new = json!({
         "name": "traced", "image": image, "flavor": "nano", "networks": [{"network": "default"}],
-        "user_data": "#cloud-config\n# planted-in-user-data\n",
+        "user_data": "#cloud-config\n# mArKeD-in-user-data\n",
     });
     let ask = cloud.admin.ask(reqwest::Method::POST, "/v1/instances").json(&new);
     let ask = ask.header("traceparent", format!("00-{TRACE}-{CLIENT}-01"));
@@ -112,7 +112,7 @@ async fn a_trace_reaches_from_the_client_to_the_call_to_the_host() {
     let domain = format!("{}-{id}", cloud.mark());
     let xml = cloud.host.virsh(&["dumpxml", "--security-info", &domain]);
     assert!(xml.contains(id), "{xml}");
-    for secret in ["planted-in-user-data", cloud.admin.token.as_deref().unwrap()] {
+    for secret in ["mArKeD-in-user-data", cloud.admin.token.as_deref().unwrap()] {
         assert!(!text.contains(secret), "{secret} is in a trace");
         assert!(!xml.contains(secret), "{secret} is in the domain's XML");
     }

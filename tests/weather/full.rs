@@ -130,7 +130,7 @@ async fn a_guest_that_fills_the_host_is_told_of_and_goes_on_when_there_is_room()
     use_all_of_the_disk(&cloud).await;
 
     // Past its file system, which is as large as its image.
-    let writes = "#!/bin/sh\ndd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=300 2>/dev/null; sync; echo all is written\n";
+    let writes = "#!/bin/sh\n# mArKeD\ndd if=/dev/urandom of=/dev/vda bs=1M seek=600 count=300 2>/dev/null; sync; echo all is written\n";
     let mut writer = new("writer", "pileus-guest");
     writer["user_data"] = json!(writes);
     let id = cloud.admin.post("/v1/instances", &writer).await.expect(202)["id"].clone();

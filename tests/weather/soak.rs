@@ -1,7 +1,9 @@
-//! The soak: a churn of wishes, while server, PostgreSQL, libvirtd and guests die by `kill -9` at random moments, and the networks
-//! between them are cut, slow, half-open and lose the answers of commits.
+//! The soak: a churn of wishes, while two servers, PostgreSQL, libvirtd and guests die by `kill -9` at random moments, and the
+//! networks between them are cut, slow, half-open and lose the answers of commits.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,10 +17,12 @@ use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::audit;
-use crate::churn::{Mine, Score, Tenant, farewell};
-use crate::cloud::{Cloud, Database};
+use crate::churn::{Estate, KINDS, Score, Tenant, as_wished, farewell, gone};
+use crate::client::Client;
+use crate::cloud::{Cloud, Database, free_address, ready};
 use crate::libvirtd::Libvirtd;
 use crate::postgres::Postgres;
+use crate::process::Process;
 use crate::proxy::{Air, Proxy};
 
 /// What has to come back after the last blow may take so long: leases run out, back-offs end, a disk is made anew.
@@ -44,6 +48,17 @@ const SETTINGS: &[(&str, &str)] = &[
     ("overcommit-cpu", "16"),
     ("quota-instances", "100"),
     ("quota-vcpus", "100"),
+    ("quota-networks", "100"),
+];
+
+/// Of what tenants made nothing is left in these; the images are the four that were there before them.
+const TABLES: [&str; 6] = [
+    "select count(*) from instances",
+    "select count(*) from ports",
+    "select count(*) from groups",
+    "select count(*) from reservations",
+    "select count(*) - 2 from networks",
+    "select count(*) - 4 from images",
 ];
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -53,6 +68,7 @@ fn setting(name: &str, default: u64) -> u64 {
 /// What can die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Blow {
+    /// One of the two.
     Server,
     Postmaster,
     Backend,
@@ -79,13 +95,54 @@ const BLOWS: [Blow; 8] = [
 
 const AIRS: [Air; 3] = [Air::Cut, Air::Dead, Air::Slow(Duration::from_millis(50))];
 
+/// The other server of the cloud.
+struct Other {
+    listen: String,
+    log: PathBuf,
+    admin: Client,
+    process: Option<Process>,
+}
+
+impl Other {
+    /// On the same database and images; not started.
+    fn of(cloud: &Cloud) -> Self {
+        let listen = free_address();
+        let log = cloud.state.path().join("other.log");
+        let admin = cloud.admin.at(format!("http://{listen}"));
+        Self { listen, log, admin, process: None }
+    }
+
+    fn spawn(&mut self, cloud: &Cloud) {
+        let command = cloud.command("serve", &self.listen, self.log.clone());
+        self.process = Some(Process::spawn(command));
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.has_ended().is_some())
+    }
+
+    async fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::SIGKILL);
+            assert_eq!(process.ended().await.signal(), Some(9));
+        }
+    }
+
+    async fn ready(&mut self) {
+        let process = self.process.as_mut().expect("it was started");
+        ready(&self.admin, || process.has_ended()).await;
+    }
+}
+
 /// The cloud and who deals the blows.
 struct Weather {
     cloud: Cloud,
+    other: Other,
     postgres: Postgres,
     random: StdRng,
     blows: BTreeMap<Blow, usize>,
-    server_back: Option<Instant>,
+    /// Of the cloud's server and of the other one.
+    servers_back: [Option<Instant>; 2],
     postgres_back: Option<Instant>,
     libvirtd_back: Option<Instant>,
     /// To PostgreSQL and to libvirtd, and until when the air is bad.
@@ -109,6 +166,7 @@ impl Weather {
         }
         self.restore(true).await;
         self.cloud.ready().await;
+        self.other.ready().await;
     }
 
     fn soon(&mut self, milliseconds: std::ops::Range<u64>) -> Instant {
@@ -118,11 +176,17 @@ impl Weather {
     /// `false`: it is dead already.
     async fn deal(&mut self, blow: Blow) -> bool {
         match blow {
-            Blow::Server if self.server_back.is_none() => {
-                if self.cloud.has_ended().is_none() {
+            Blow::Server => {
+                let which = self.random.random_range(0..2);
+                if self.servers_back[which].is_some() {
+                    return false;
+                }
+                if which == 1 && !self.other.has_ended() {
+                    self.other.kill().await;
+                } else if which == 0 && self.cloud.has_ended().is_none() {
                     self.cloud.kill().await;
                 }
-                self.server_back = Some(self.soon(0..1500));
+                self.servers_back[which] = Some(self.soon(0..1500));
             }
             Blow::Postmaster if self.postgres_back.is_none() => {
                 self.postgres.kill().await;
@@ -157,7 +221,7 @@ impl Weather {
                 *clear = Some(until);
             }
             Blow::Commit => self.ways[0].0.lose_answer("", "commit"),
-            Blow::Server | Blow::Postmaster | Blow::Backend | Blow::Libvirtd => return false,
+            Blow::Postmaster | Blow::Backend | Blow::Libvirtd => return false,
         }
         true
     }
@@ -178,10 +242,15 @@ impl Weather {
         if due(&mut self.libvirtd_back) {
             block_in_place(|| self.cloud.host.start_again());
         }
-        // It also ends by itself where its database is away at its start, and whoever runs it starts it again.
-        let ended = self.server_back.is_none() && self.cloud.has_ended().is_some();
-        if ended || due(&mut self.server_back) {
+        // They also end by themselves where their database is away at their start, and whoever runs them starts them again.
+        let [one, other] = &mut self.servers_back;
+        let ended = one.is_none() && self.cloud.has_ended().is_some();
+        if ended || due(one) {
             self.cloud.spawn(None);
+        }
+        let ended = other.is_none() && self.other.has_ended();
+        if ended || due(other) {
+            self.other.spawn(&self.cloud);
         }
     }
 }
@@ -220,43 +289,53 @@ async fn a_soak_of_sudden_deaths_ends_as_wished_and_leaves_nothing() {
     // And now and then one that boots.
     images.push("pileus-guest".into());
 
+    let mut other = Other::of(&cloud);
+    other.spawn(&cloud);
+    other.ready().await;
+    let servers = [cloud.admin.clone(), other.admin.clone()];
     let score = Arc::new(Score::default());
     let tenants: Vec<_> = (0..TENANTS)
-        .map(|number| Tenant::new(&cloud.admin, seed, number, &images, INSTANCES))
-        .map(|tenant| tokio::spawn(tenant.churn(Arc::clone(&score))))
+        .map(|number| Tenant::new(&servers, seed, number, &images, INSTANCES, &score))
+        .map(|tenant| tokio::spawn(tenant.churn()))
         .collect();
     let mut weather = Weather {
         cloud,
+        other,
         postgres,
         random: StdRng::seed_from_u64(seed),
         blows: BTreeMap::new(),
-        server_back: None,
+        servers_back: [None, None],
         postgres_back: None,
         libvirtd_back: None,
         ways: [(to_postgres, None), (to_host, None)],
     };
     weather.rage(Instant::now() + Duration::from_secs(seconds)).await;
     score.ended.store(true, Ordering::Relaxed);
-    let mut instances: Vec<Mine> = Vec::new();
+    let mut estate = Estate::default();
     for tenant in tenants {
-        instances.extend(tenant.await.unwrap().instances);
+        estate.add(tenant.await.unwrap());
     }
-    let Weather { cloud, postgres, blows, ways: _ways, .. } = weather;
-    let (answered, again) = (&score.answered, &score.asked_again);
-    println!("{answered:?} wishes answered, {again:?} asked again; deaths: {blows:?}");
+    // Held to the end, that both servers and the ways to them are there.
+    let Weather { cloud, other: _other, postgres, blows, ways: _ways, .. } = weather;
+    let (answered, again, refused) = (&score.answered, &score.asked_again, &score.refused);
+    println!(
+        "{answered:?} wishes answered, {refused:?} of them refused; {again:?} asked again; deaths: {blows:?}"
+    );
+    let left: Vec<_> = KINDS.iter().map(|kind| (kind, estate.of(kind).len())).collect();
+    println!("wished at the end: {left:?}");
 
     let begun = Instant::now();
-    for mine in &instances {
+    as_wished(&servers, &estate, CALM).await;
+    for mine in estate.of("instances").iter().filter(|mine| mine.end.is_none()) {
         cloud.until(&mine.id, "settled", mine.wanted, CALM).await;
     }
-    println!(
-        "{} instances are as wished {:?} after the last death",
-        instances.len(),
-        begun.elapsed()
-    );
+    println!("all is as wished {:?} after the last death", begun.elapsed());
     audit::clean(&cloud, &postgres.url());
-    farewell(&cloud.admin, &instances).await;
+    farewell(&cloud.admin, &estate).await;
+    gone(&servers, CALM).await;
     audit::clean(&cloud, &postgres.url());
-    assert_eq!(cloud.count("select count(*) from instances").await, 0);
+    for table in TABLES {
+        assert_eq!(cloud.count(table).await, 0, "{table}");
+    }
     assert!(guests(&cloud).is_empty());
 }

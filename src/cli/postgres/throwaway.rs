@@ -82,6 +82,7 @@ async fn start() -> Result<Server> {
     command.args(cluster.arguments(&socket_dir)).stdin(Stdio::piped()).stdout(Stdio::null());
     let log = dir.join("log");
     command.stderr(std::fs::File::create(&log)?);
+    super::kept::file(&log);
     // Not tokio's: each test has its own runtime, and this belongs to the process.
     let mut keeper =
         command.spawn().context("the keeper of the test's PostgreSQL did not start")?;

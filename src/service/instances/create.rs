@@ -59,23 +59,34 @@ impl Wish {
 /// Records the wish for a new instance.
 pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
     authorize(caller, "create_instance")?;
+    if caller.idempotency_key.is_some() {
+        return once(app, caller, new).await;
+    }
     let wish = Wish::of(caller, new, app.clock.now())?;
     match gather::create(app, wish).await? {
         Gathered::Done(instance) => Ok(instance),
-        Gathered::Alone(wish) => alone(app, &wish).await,
+        Gathered::Alone(wish) => {
+            let write = app.begin_for_many(&wish.caller).await?;
+            record(app, write, &wish).await
+        }
     }
 }
 
-async fn alone(app: &App, wish: &Wish) -> Result<Instance> {
-    let Wish { caller, new, .. } = wish;
-    let mut write = match app.begin(caller, "create_instance", new).await? {
+/// Under a key: the answer that was given comes before every check, since the end of what was accepted may have come meanwhile.
+async fn once(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
+    let write = match app.begin(caller, "create_instance", new).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
     };
+    let wish = Wish::of(caller, new, write.now)?;
+    record(app, write, &wish).await
+}
+
+async fn record(app: &App, mut write: Write, wish: &Wish) -> Result<Instance> {
     let (instance, who) = insert_one(app, &mut write, wish).await?;
     if at_once(wish) {
         // On the heap: few creates need it, and it is large.
-        Box::pin(service::placement::claim(app, caller, &mut write, &who)).await?;
+        Box::pin(service::placement::claim(app, &wish.caller, &mut write, &who)).await?;
     }
     write.commit(&instance).await?;
     Ok(instance)

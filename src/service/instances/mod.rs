@@ -131,11 +131,11 @@ pub async fn update(
     authorize(caller, "update_instance")?;
     let name = change.name.as_deref().map(|name| Name::parse("/name", name)).transpose()?;
     change.labels.as_ref().map_or(Ok(()), |labels| check_labels("/labels", labels))?;
-    check_expiry("/expires_at", change.expires_at, app.clock.now())?;
     let mut write = match app.begin(caller, "update_instance", &(id, change)).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
     };
+    check_expiry("/expires_at", change.expires_at, write.now)?;
     let record = locked(&mut write, caller, id, if_match).await?;
     if record.wanted == Wanted::Deleted {
         return Err(Error::conflict(
