@@ -151,6 +151,10 @@ impl Hypervisor for FakeHost {
         self.call("domain", |world, _| Ok(world.domains.get(&id).map(|d| d.seen.clone())))
     }
 
+    fn glance(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
+        self.domain(id)
+    }
+
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault> {
         let all = |world: &mut World| world.domains.values().map(|d| d.seen.clone()).collect();
         self.call("domains", |world, _| Ok(all(world)))

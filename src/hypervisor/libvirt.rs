@@ -84,6 +84,10 @@ impl Hypervisor for Libvirt {
         self.connections.with(|conn| domains::find(conn, id))
     }
 
+    fn glance(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
+        self.connections.with(|conn| domains::find_at_a_glance(conn, id))
+    }
+
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault> {
         self.connections.with(|conn| self.known.list(conn, self.connections.opened()))
     }

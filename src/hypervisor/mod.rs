@@ -35,8 +35,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// The domain with this UUID, whoever made it; `None` only if the host surely has none.
     fn domain(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
-    /// Every domain of the host, active or not, ours or not. Whether its agent is connected may be as it was when the domain
-    /// was first seen: `domain` tells.
+    /// The same without its agent and its MAC addresses: also of a domain whose hypervisor hangs.
+    fn glance(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
+    /// Every domain of the host, active or not, ours or not, at a glance.
     fn domains(&self) -> Result<Vec<DomainSeen>, Fault>;
     /// Creates the transient domain. Ok if one of the same stamp (incarnation and boot) is there already;
     /// `Conflict` if the UUID or the name is taken by a domain that bears another stamp or none.

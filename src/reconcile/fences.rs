@@ -28,7 +28,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     let instance = fenced.instance_id;
     let cloud = ctx.cloud;
     ctx.host(host, "end a domain that was left behind", move |host| {
-        match host.domain(instance)? {
+        match host.glance(instance)? {
             Some(seen) if seen.stamp.is_some_and(|s| s.cloud == cloud && s.incarnation == id) => {
                 host.power_off(instance)
             }

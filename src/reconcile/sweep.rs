@@ -141,7 +141,9 @@ enum Removal {
 
 /// Who may own something on the host.
 struct Owners {
-    incarnations: HashSet<(IncarnationId, InstanceId)>,
+    /// That a domain on this host may be of.
+    domains: HashSet<(IncarnationId, InstanceId)>,
+    /// That a file there may be of: wherever it lives, since hosts' directories may be one.
     ids: HashSet<IncarnationId>,
     bases: HashSet<String>,
     networks: HashSet<NetworkId>,
@@ -152,9 +154,10 @@ impl Owners {
     async fn read(ctx: &Context, host: HostId, inventory: &Inventory) -> Result<Self> {
         let mut conn = ctx.conn().await?;
         let claimed: Vec<_> = inventory.incarnations().collect();
-        let incarnations: HashSet<_> =
-            store::incarnations::among(&mut conn, &claimed).await?.into_iter().collect();
-        let ids = incarnations.iter().map(|(id, _)| *id).collect();
+        let among = store::incarnations::among(&mut conn, host, &claimed).await?;
+        let ids = among.iter().map(|(id, ..)| *id).collect();
+        let here = among.into_iter().filter(|(.., here)| *here);
+        let domains = here.map(|(id, instance, _)| (id, instance)).collect();
         let (mut bases, mut networks) = (HashSet::new(), HashSet::new());
         for other in store::hosts::all_reached(&mut conn).await? {
             if other.id == host || other.health != "up" {
@@ -163,16 +166,14 @@ impl Owners {
                 networks.extend(store::host_networks::on_host(&mut conn, other.id).await?);
             }
         }
-        Ok(Self { incarnations, ids, bases, networks })
+        Ok(Self { domains, ids, bases, networks })
     }
 
     fn orphans(&self, ctx: &Context, inventory: &Inventory) -> Vec<Found> {
         let mut found = Vec::new();
         for domain in &inventory.domains {
             let ours = domain.stamp.filter(|stamp| stamp.cloud == ctx.cloud);
-            if !ours
-                .is_some_and(|stamp| self.incarnations.contains(&(stamp.incarnation, domain.id)))
-            {
+            if !ours.is_some_and(|stamp| self.domains.contains(&(stamp.incarnation, domain.id))) {
                 found.push(Found {
                     kind: "domain",
                     name: domain.id.to_string(),

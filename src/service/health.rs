@@ -32,9 +32,7 @@ pub async fn ready(app: &App) -> Result<Option<Time>> {
         }
         Err(_late) => faults.push("the database does not answer within 1 s".to_owned()),
     }
-    if store::full::lately() {
-        faults.push(store::full::SAID.to_owned());
-    }
+    faults.extend(store::full::lately().map(str::to_owned));
     if faults.is_empty() {
         return Ok(held);
     }

@@ -122,7 +122,7 @@ fn of_process(app: &App) {
         gauge!(metric::IMAGE_STORE).set(bytes(found.blocks()));
         gauge!(metric::IMAGE_STORE_FREE).set(bytes(found.blocks_available()));
     }
-    gauge!(metric::DATABASE_FULL).set(truth(store::full::lately()));
+    gauge!(metric::DATABASE_FULL).set(truth(store::full::lately() == Some(store::full::FULL)));
     gauge!(metric::WORKERS).set(app.config.reconcile_workers);
     gauge!(metric::POOL_LIMIT).set(app.config.database_pool);
     let (all, idle) = (app.db.size(), u32::try_from(app.db.num_idle()).unwrap_or(u32::MAX));

@@ -123,18 +123,23 @@ impl From<sqlx::Error> for Error {
                     "text must not hold a NUL character (U+0000): leave it out",
                 );
             }
-            // 53100: the disk is full.
-            if database.code().is_some_and(|code| code == "53100") {
-                full::note();
-                return Self::Unavailable {
-                    detail: full::SAID.into(),
-                    retry_after: Duration::from_secs(30),
-                };
+            // 53100: the disk is full; 25006: only reads are allowed.
+            let refused = match database.code().as_deref() {
+                Some("53100") => Some(full::FULL),
+                Some("25006") => Some(full::READ_ONLY),
+                _ => None,
+            };
+            if let Some(why) = refused {
+                full::note(why);
+                let retry_after = Duration::from_secs(30);
+                return Self::Unavailable { detail: why.into(), retry_after };
             }
             // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race;
-            // 57014, 25P03: waited, or was waited for, too long.
-            let transient =
-                ["57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03"];
+            // 57014, 25P03, 55P03: waited, or was waited for, too long; 53200: no memory.
+            let transient = [
+                "57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03", "55P03",
+                "53200",
+            ];
             if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {
                 return unavailable("the database is busy or restarting: try again");
             }

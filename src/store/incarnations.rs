@@ -195,16 +195,21 @@ pub async fn on_host(
     Ok(rows)
 }
 
-/// Those of `ids` that there are, wherever their rows say they live: a host may be registered a second time under another
-/// identity, and what is alive in the first one's eyes is no orphan in the second's.
+/// Those of `ids` that there are, and whether they may live on this host: a host that is not up may be this one under another name
+/// or identity.
 pub async fn among(
     conn: &mut PgConnection,
+    host: HostId,
     ids: &[IncarnationId],
-) -> Result<Vec<(IncarnationId, InstanceId)>> {
-    let rows = sqlx::query_as("select id, instance_id from incarnations where id = any($1)")
-        .bind(ids)
-        .fetch_all(conn)
-        .await?;
+) -> Result<Vec<(IncarnationId, InstanceId, bool)>> {
+    let rows = sqlx::query_as(
+        "select c.id, c.instance_id, h.id = $2 or h.health <> 'up' from incarnations c join hosts h on h.id = c.host_id
+         where c.id = any($1)",
+    )
+    .bind(ids)
+    .bind(host)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -65,10 +65,10 @@ const FURNITURE: &str = "
     insert into flavors (id, name, vcpus, memory_mib, disk_gib, created_at)
     values (gen_random_uuid(), 'small', 1, 64, 1, now()), (gen_random_uuid(), 'big', 3, 64, 1, now());
     insert into blobs (sha256, format, size_bytes, virtual_bytes, created_at)
-    values (repeat('a', 64), 'qcow2', 4096, 4096, now()), (repeat('b', 64), 'raw', 4096, 4096, now());
+    values (encode(sha256(decode(repeat('07', 4096), 'hex')), 'hex'), 'qcow2', 4096, 4096, now()), (encode(sha256(decode(repeat('08', 4096), 'hex')), 'hex'), 'raw', 4096, 4096, now());
     insert into images (id, tenant_id, name, visibility, format, sha256, created_at)
-    values (gen_random_uuid(), '00000000-0000-0000-0000-0000000000aa', 'image-0', 'private', 'qcow2', repeat('a', 64), now()),
-           (gen_random_uuid(), '00000000-0000-0000-0000-0000000000aa', 'image-1', 'private', 'raw', repeat('b', 64), now());
+    values (gen_random_uuid(), '00000000-0000-0000-0000-0000000000aa', 'image-0', 'private', 'qcow2', encode(sha256(decode(repeat('07', 4096), 'hex')), 'hex'), now()),
+           (gen_random_uuid(), '00000000-0000-0000-0000-0000000000aa', 'image-1', 'private', 'raw', encode(sha256(decode(repeat('08', 4096), 'hex')), 'hex'), now());
 ";
 
 const RESET: &str = "
@@ -85,9 +85,11 @@ impl Lane {
         let flags = Flags::default().set("state_dir", dir.path().to_string_lossy());
         let config = Config::load(&flags, []).expect("a configuration");
         std::fs::create_dir_all(&config.image_dir).expect("a directory");
-        for sum in ["a", "b"] {
-            let path = pileus::domain::image::path(&config.image_dir, &sum.repeat(64));
-            std::fs::write(path, [7; 4096]).expect("an image");
+        for byte in [7, 8] {
+            let mut sum = pileus::domain::checksum::Checksum::default();
+            sum.update(&[byte; 4096]);
+            let path = pileus::domain::image::path(&config.image_dir, &sum.hex());
+            std::fs::write(path, [byte; 4096]).expect("an image");
         }
         let options = throwaway::migrated(&store::MIGRATIONS).await.expect("a database");
         // Two that wait for each other are found at once, and counted.

@@ -165,6 +165,41 @@ async fn a_guest_that_ignores_acpi_and_never_boots_is_waited_for_and_no_longer()
     audit::tidy(&cloud);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_whose_hypervisor_hangs_is_stopped_and_deleted_and_troubles_nobody_else() {
+    let mut cloud = cloud("10.127.0.0/16").await;
+    cloud.terminate().await;
+    for (key, value) in [("host-call-deadline-s", "5"), ("sweep-s", "2")] {
+        cloud.set(key, value);
+    }
+    cloud.start().await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let (hung, other) =
+        (running(&cloud, "hung", &image).await, running(&cloud, "other", &image).await);
+    let [hung, other] = [&hung, &other].map(|made| made["id"].as_str().unwrap());
+    let domain = format!("{}-{hung}", cloud.mark());
+    let qemu = cloud.host.run("pgrep", &["-f", &format!("guest={domain},")]);
+    let qemu = qemu.lines().next().expect("a process").trim().to_owned();
+    cloud.host.run("kill", &["-STOP", &qemu]);
+    // The button is pressed, and libvirt waits for QEMU's answer from then on.
+    act(&cloud, hung, "stop", &json!({"grace_s": 3})).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A server that starts now reads everything anew.
+    cloud.kill().await;
+    cloud.start().await;
+    let beside = running(&cloud, "beside", &image).await;
+    cloud.until(other, "settled", "running", SOON).await;
+    let host = cloud.admin.get("/v1/hosts").await.expect(200);
+    assert_eq!(host["items"][0]["health"], "up", "{host:#}");
+    cloud.until(hung, "settled", "stopped", 2 * SOON).await;
+    let (code, said) = cloud.pileus("admin fsck");
+    assert_eq!(code, 0, "{said}");
+    for id in [hung, other, beside["id"].as_str().unwrap()] {
+        cloud.delete(id).await;
+    }
+    audit::tidy(&cloud);
+}
+
 /// A cloud whose sweep comes each second, with a guest and its network.
 struct OnNetwork {
     cloud: Cloud,

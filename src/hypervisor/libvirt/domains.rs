@@ -20,6 +20,13 @@ pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault>
     }
 }
 
+pub fn find_at_a_glance(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
+    match lookup(conn, id)? {
+        Some(domain) => glance(&domain),
+        None => Ok(None),
+    }
+}
+
 pub fn lookup(conn: &Connect, id: InstanceId) -> Result<Option<Domain>, Fault> {
     present(&format!("find domain {id}"), conn.lookup_domain_by_uuid(id.0))
 }
@@ -33,7 +40,27 @@ pub fn present<T>(what: &str, answer: Result<T, Error>) -> Result<Option<T>, Fau
     }
 }
 
-/// `None`: it went away while it was looked at.
+/// `None`: it went away while it was looked at. Asks for nothing that libvirt answers only when what it has under way with the
+/// domain is done, which may be never: its hypervisor may hang.
+pub fn glance(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
+    let Some(state) = present("read a domain's state", ffi::state(domain))? else {
+        return Ok(None);
+    };
+    let uuid = domain.uuid().map_err(during("read a domain's UUID"))?;
+    let name = domain.name().map_err(during("read a domain's name"))?;
+    let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(2);
+    let stamp = match domain.metadata(kind, Some(xml::domain::STAMP), 0) {
+        Ok(text) => xml::domain::stamp(&text, uuid)?,
+        Err(error) if is(&error, Code::NoDomainMetadata) => None,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(fault("read a domain's stamp", &error)),
+    };
+    let (power, halt) = (power(state.0), halt(state));
+    let (id, agent, macs) = (InstanceId(uuid), false, Vec::new());
+    Ok(Some(DomainSeen { id, name, power, halt, stamp, agent, macs }))
+}
+
+/// The same, and its agent and its MAC addresses.
 pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     let Some(text) = present("read a domain", domain.xml_desc(0))? else { return Ok(None) };
     let Some(state) = present("read a domain's state", ffi::state(domain))? else {
@@ -123,7 +150,7 @@ impl Libvirt {
         what: &str,
     ) -> Result<Option<(Domain, DomainSeen)>, Fault> {
         let Some(domain) = lookup(conn, id)? else { return Ok(None) };
-        let Some(seen) = see(&domain)? else { return Ok(None) };
+        let Some(seen) = glance(&domain)? else { return Ok(None) };
         if seen.stamp.is_some_and(|stamp| stamp.cloud == self.target.cloud) {
             return Ok(Some((domain, seen)));
         }
@@ -149,6 +176,7 @@ impl Libvirt {
         }
         let all = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
         let flags = if self.mock() { 0 } else { all };
         gone_is_fine(conn, id, "undefine", left.undefine_flags(flags))
@@ -195,11 +223,11 @@ fn judge_existing(spec: &DomainSpec, there: &DomainSeen) -> Result<(), Fault> {
 
 /// Whoever holds the UUID, or else the name.
 fn in_the_way(conn: &Connect, id: InstanceId, name: &str) -> Result<Option<DomainSeen>, Fault> {
-    if let Some(seen) = find(conn, id)? {
+    if let Some(seen) = find_at_a_glance(conn, id)? {
         return Ok(Some(seen));
     }
     match present(&format!("find domain {name}"), conn.lookup_domain_by_name(name))? {
-        Some(domain) => see(&domain),
+        Some(domain) => glance(&domain),
         None => Ok(None),
     }
 }

@@ -8,7 +8,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::domains::{halt, power, present, see};
+use super::domains::{glance, halt, power, present};
 use super::fault::during;
 use super::ffi;
 use crate::hypervisor::{DomainSeen, Fault, Power};
@@ -41,7 +41,7 @@ impl Known {
             let before = key.and_then(|key| known.remove(&key));
             let now = match (before, key) {
                 (Some(before), Some(key)) => again(domain, before, running.contains(&key))?,
-                (Some(_) | None, None) | (None, Some(_)) => see(domain)?,
+                (Some(_) | None, None) | (None, Some(_)) => glance(domain)?,
             };
             let Some(now) = now else { continue };
             if let Some(key) = key {

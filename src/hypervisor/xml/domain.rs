@@ -149,19 +149,7 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
         .children()
         .find(|n| n.has_tag_name("metadata"))
         .and_then(|metadata| metadata.children().find(|n| n.has_tag_name((STAMP, "instance"))))
-        .and_then(|node| {
-            let uuid = |name| node.attribute(name)?.parse::<Uuid>().ok();
-            let number = |name| node.attribute(name)?.parse::<i64>().ok();
-            Some(Stamp {
-                cloud: uuid("cloud")?,
-                instance: InstanceId(uuid("id")?),
-                incarnation: IncarnationId(uuid("incarnation")?),
-                revision: number("revision")?,
-                boot: number("boot")?,
-            })
-        })
-        // virt-clone copies metadata: a stamp counts only on the domain that it was made for.
-        .filter(|stamp| stamp.instance.0 == uuid);
+        .and_then(|node| stamped(node, uuid));
     let agent = root.descendants().any(|n| {
         n.has_tag_name("target")
             && n.attribute("name") == Some(AGENT)
@@ -172,6 +160,28 @@ pub fn read(text: &str) -> Result<Seen, Fault> {
     let macs = macs.filter_map(|n| super::child(n, "mac")?.attribute("address"));
     let macs = macs.map(str::to_ascii_lowercase).collect();
     Ok(Seen { id: InstanceId(uuid), name, stamp, agent, macs })
+}
+
+/// The stamp of the domain of this UUID, of its metadata's element of our namespace.
+pub fn stamp(text: &str, uuid: Uuid) -> Result<Option<Stamp>, Fault> {
+    let document = parse(text)?;
+    let root = document.root_element();
+    // libvirt takes the namespace off.
+    Ok(Some(root).filter(|n| n.has_tag_name("instance")).and_then(|n| stamped(n, uuid)))
+}
+
+/// virt-clone copies metadata: a stamp counts only on the domain that it was made for.
+fn stamped(node: roxmltree::Node<'_, '_>, domain: Uuid) -> Option<Stamp> {
+    let uuid = |name| node.attribute(name)?.parse::<Uuid>().ok();
+    let number = |name| node.attribute(name)?.parse::<i64>().ok();
+    let stamp = Stamp {
+        cloud: uuid("cloud")?,
+        instance: InstanceId(uuid("id")?),
+        incarnation: IncarnationId(uuid("incarnation")?),
+        revision: number("revision")?,
+        boot: number("boot")?,
+    };
+    Some(stamp).filter(|stamp| stamp.instance.0 == domain)
 }
 
 /// An interface of a running domain that is on a libvirt network.

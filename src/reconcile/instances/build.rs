@@ -105,7 +105,11 @@ impl Look<'_> {
 
     /// A database that is older than the world gives addresses away that guests have which it does not know.
     async fn no_twins(&self, host: HostId) -> Result<(), Trouble> {
-        let domains = self.ctx.look(host, "look for guests", |host| host.domains()).await?;
+        let look = self.ctx.look(host, "look for guests", |host| {
+            let all = host.domains()?.into_iter().map(|domain| host.domain(domain.id));
+            all.filter_map(Result::transpose).collect::<Result<Vec<_>, Fault>>()
+        });
+        let domains = look.await?;
         for domain in domains.iter().filter(|domain| domain.id != self.record.id) {
             let twin = |port: &&PortView| {
                 let stands = match port.address {

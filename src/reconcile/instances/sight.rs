@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use super::{WATCH_ADDRESSES, WATCH_CLOUD_INIT};
 use crate::domain::clock::Time;
 use crate::domain::id::{HostId, IncarnationId, NetworkId};
-use crate::domain::instance::{Domain, Parts, Power, Situation};
+use crate::domain::instance::{Domain, Parts, Power, Situation, Wanted};
 use crate::domain::volume::{disk_name, seed_name};
 use crate::guest::cloud_init;
 use crate::hypervisor::{self as hv, DomainSeen, Fault, FaultKind, Halt};
@@ -55,11 +55,14 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     let names = (disk_name(incarnation), seed_name(incarnation));
     let made = (record.disk_made, record.seed_made);
     let networks = networks_to_ask(ctx, record, ports);
+    // Nobody waits for the agent of one that is to end, whose hypervisor may hang.
+    let waits = matches!(record.wanted, Wanted::Running | Wanted::Paused)
+        && record.observed_boot == Some(record.boot);
     let asked = if silent {
         Err(Fault::unreachable(record.host_reason.clone().unwrap_or_default()))
     } else {
         ctx.look(host, "look at an instance", move |host| {
-            let domain = host.domain(id)?;
+            let domain = if waits { host.domain(id)? } else { host.glance(id)? };
             let volumes = match domain {
                 Some(_) => (false, false),
                 None => (
