@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use pileus::domain::port;
-use pileus::hypervisor::{DhcpHost, FaultKind, Hypervisor, Power, Stamp, VolumeFormat};
+use pileus::hypervisor::{DhcpHost, DomainSeen, FaultKind, Hypervisor, Power, Stamp, VolumeFormat};
 use uuid::Uuid;
 
 use crate::world::{MIB, World, upload};
@@ -63,7 +63,10 @@ fn a_life_leaves_nothing_behind(host: &dyn Hypervisor, world: &World, base: &[u8
     let seen = host.domain(id).unwrap().unwrap();
     assert_eq!((seen.stamp, seen.power), (Some(world.stamp), Power::Running));
     assert!(seen.name.starts_with("pileus-") && seen.name.ends_with(&id.to_string()));
-    assert!(host.domains().unwrap().contains(&seen));
+    let glanced = host.glance(seen.id).unwrap().unwrap();
+    let brief = |seen: &DomainSeen| (seen.id, seen.name.clone(), seen.power, seen.stamp);
+    assert_eq!(brief(&glanced), brief(&seen));
+    assert!(host.domains().unwrap().contains(&glanced));
     let names: Vec<_> = host.volumes().unwrap().into_iter().map(|v| v.name).collect();
     for name in [world.base(), world.disk(), world.seed()] {
         assert!(names.contains(&name), "{name} in {names:?}");
