@@ -78,7 +78,7 @@ pub async fn nothing_is_left(storm: &Storm<'_>) -> Result<(), String> {
             ));
         }
     }
-    // An image's row says that its last user went, and rests.
+    // An image's row says that its last user went, and rests; a network's that it was mended.
     let left: Vec<(String, i64)> = sqlx::query_as(
         "select * from (
              select 'instances', count(*) from instances
@@ -88,7 +88,7 @@ pub async fn nothing_is_left(storm: &Storm<'_>) -> Result<(), String> {
              union all select 'host_images', count(*) from host_images
              union all select 'addresses held', count(*) from addresses where port_id is not null
              union all select 'hosts in use', count(*) from hosts where used_vcpus + used_memory_mib + used_disk_gib > 0
-             union all select 'work', count(*) from work where kind <> 'image' or due_at < 'infinity'
+             union all select 'work', count(*) from work where kind not in ('image', 'network') or due_at < 'infinity'
          ) as rows (what, count) where count > 0",
     )
     .fetch_all(&storm.lane.app.db)
