@@ -64,7 +64,8 @@ async fn instances(db: &PgPool, count: i64, vcpus: i32) -> Vec<InstanceId> {
 }
 
 async fn creates(rounds: usize) {
-    let world = World::new(100).await;
+    // Room for all that may come.
+    let world = World::new(100, 1024).await;
     world.register("unknown").await;
     let (hosts, signals) = world.hosts();
     let stop = tokio_util::sync::CancellationToken::new();
@@ -238,7 +239,7 @@ async fn until(db: &PgPool, holds: &'static str) {
 
 /// Two replicas place 10,000 instances over 1,000 hosts at once.
 async fn race() {
-    let world = World::new(1000).await;
+    let world = World::new(1000, 64).await;
     world.register("up").await;
     let counters = pileus::service::metrics::counters().expect("counters");
     let ids = instances(&world.db, 10_000, 4).await;
@@ -297,7 +298,7 @@ async fn race() {
 
 /// From a database to an index that may be asked, with and without what `lifetime_fit` wants to know.
 async fn start(rounds: usize) {
-    let world = World::new(10_000).await;
+    let world = World::new(10_000, 64).await;
     world.register("up").await;
     let ids = instances(&world.db, 200_000, 1).await;
     sqlx::query(

@@ -20,11 +20,14 @@ pub struct World {
     postgres: Postgres,
     pub fakes: Vec<(HostId, Arc<FakeHost>)>,
     pub cloud: Uuid,
+    /// Of each host.
+    vcpus: i32,
 }
 
 impl World {
-    /// A migrated database with fsync, and so many fake hosts of 64 vCPUs that are not registered yet.
-    pub async fn new(hosts: u128) -> Self {
+    /// A migrated database with fsync, and so many fake hosts of so many vCPUs, with 4 GiB of memory and 16 of disk for each, that
+    /// are not registered yet.
+    pub async fn new(hosts: u128, vcpus: i32) -> Self {
         let state = TempDir::with_prefix("pileus-bench-").expect("a state directory");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(state.path(), open).expect("chmod");
@@ -38,9 +41,16 @@ impl World {
         store::cloud::ensure(&mut conn, cloud, Clock::System.now()).await.expect("a cloud");
         drop(conn);
         let fakes = (1..=hosts)
-            .map(|n| (HostId(Uuid::from_u128(n)), Arc::new(FakeHost::new(cloud, Clock::System))))
+            .map(|n| {
+                let fake = FakeHost::new(cloud, Clock::System).resized(|facts| {
+                    facts.vcpus = vcpus;
+                    facts.memory_mib = i64::from(vcpus) << 12;
+                    facts.disk_gib = i64::from(vcpus) << 4;
+                });
+                (HostId(Uuid::from_u128(n)), Arc::new(fake))
+            })
             .collect();
-        Self { db, url, state, postgres, fakes, cloud }
+        Self { db, url, state, postgres, fakes, cloud, vcpus }
     }
 
     pub async fn register(&self, health: &str) {
@@ -49,12 +59,13 @@ impl World {
         sqlx::query(
             "insert into hosts (id, name, uri, pool_path, virt_type, cpu_ratio, memory_ratio, disk_ratio, created_at, health_since,
                                 health, limit_vcpus, limit_memory_mib, limit_disk_gib)
-             select id, 'h' || id, uri, '/fake', 'qemu', 1, 1, 1, now(), now(), $3, 64, 262144, 1024
+             select id, 'h' || id, uri, '/fake', 'qemu', 1, 1, 1, now(), now(), $3, $4, $4::bigint << 12, $4::bigint << 4
              from unnest($1::uuid[], $2::text[]) as h(id, uri)",
         )
         .bind(ids)
         .bind(uris)
         .bind(health)
+        .bind(self.vcpus)
         .execute(&self.db)
         .await
         .expect("hosts");

@@ -191,10 +191,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(key.map(str::to_owned))
 }
 
-/// A header as text.
+/// A header as text. One that comes twice is refused: who stands between might look at the other.
 pub fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Problem> {
-    headers
-        .get(name)
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Error::field(name, "must be sent once").into());
+    }
+    value
         .map(|value| {
             value.to_str().map_err(|_invisible| Error::field(name, "must be visible ASCII").into())
         })

@@ -198,6 +198,7 @@ settings! {
         quota_disk_gib: i64 = "500" in 0..=1000000000, "Root disks of all its instances";
         quota_networks: i64 = "10" in 0..=1000000, "Networks";
         quota_images: i64 = "50" in 0..=1000000, "Images";
+        quota_image_mib: i64 = "102400" in 0..=1000000000, "Bytes of all its images";
         quota_keypairs: i64 = "100" in 0..=1000000, "Keypairs";
     }
     "Tests" {

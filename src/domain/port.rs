@@ -45,7 +45,7 @@ pub struct NewPort {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, example = "db-vip")]
     pub name: Option<String>,
-    /// A locally administered unicast address that no other port has; one is chosen if it is not given.
+    /// A locally administered unicast address that no other port of the network has; one is chosen if it is not given.
     #[serde(default)]
     #[schema(min_length = 17, max_length = 17, example = "52:54:00:6b:3c:58")]
     pub mac: Option<String>,

@@ -57,6 +57,10 @@ pub struct Quota {
     #[sqlx(rename = "quota_images")]
     #[schema(minimum = 0, maximum = 1000000, example = 50)]
     pub images: i64,
+    /// Bytes of those images, as they were sent.
+    #[sqlx(rename = "quota_image_mib")]
+    #[schema(minimum = 0, maximum = 1000000000, example = 102400)]
+    pub image_mib: i64,
     /// SSH keypairs.
     #[sqlx(rename = "quota_keypairs")]
     #[schema(minimum = 0, maximum = 1000000, example = 100)]
@@ -86,6 +90,9 @@ pub struct Usage {
     /// Images; one that only waits for its last instance does not count.
     #[schema(minimum = 0, example = 2)]
     pub images: i64,
+    /// Bytes of those images, rounded up.
+    #[schema(minimum = 0, example = 734)]
+    pub image_mib: i64,
     /// SSH keypairs.
     #[schema(minimum = 0, example = 1)]
     pub keypairs: i64,
@@ -102,6 +109,7 @@ impl Usage {
             disk_gib: self.disk_gib - part.disk_gib,
             networks: self.networks - part.networks,
             images: self.images - part.images,
+            image_mib: self.image_mib - part.image_mib,
             keypairs: self.keypairs - part.keypairs,
         }
     }
@@ -133,7 +141,7 @@ impl Quota {
         )))
     }
 
-    fn rows(&self, used: &Usage, adding: &Usage) -> [Row; 7] {
+    fn rows(&self, used: &Usage, adding: &Usage) -> [Row; 8] {
         let rows = [
             ("instances", self.instances, used.instances, adding.instances),
             ("vcpus", self.vcpus, used.vcpus, adding.vcpus),
@@ -141,6 +149,7 @@ impl Quota {
             ("disk_gib", self.disk_gib, used.disk_gib, adding.disk_gib),
             ("networks", self.networks, used.networks, adding.networks),
             ("images", self.images, used.images, adding.images),
+            ("image_mib", self.image_mib, used.image_mib, adding.image_mib),
             ("keypairs", self.keypairs, used.keypairs, adding.keypairs),
         ];
         rows.map(|(what, most, used, add)| Row { what, most, used, add })
@@ -207,6 +216,9 @@ pub struct QuotaPatch {
     /// Images; one that only waits for its last instance does not count.
     #[schema(minimum = 0, maximum = 1000000, example = 50)]
     pub images: Option<i64>,
+    /// Bytes of those images, as they were sent.
+    #[schema(minimum = 0, maximum = 1000000000, example = 102400)]
+    pub image_mib: Option<i64>,
     /// SSH keypairs.
     #[schema(minimum = 0, maximum = 1000000, example = 100)]
     pub keypairs: Option<i64>,
@@ -222,6 +234,7 @@ impl QuotaPatch {
             ("disk_gib", self.disk_gib, 1_000_000_000),
             ("networks", self.networks, 1_000_000),
             ("images", self.images, 1_000_000),
+            ("image_mib", self.image_mib, 1_000_000_000),
             ("keypairs", self.keypairs, 1_000_000),
         ];
         let faults: Vec<_> = rows
@@ -244,6 +257,7 @@ impl QuotaPatch {
             disk_gib: self.disk_gib.unwrap_or(quota.disk_gib),
             networks: self.networks.unwrap_or(quota.networks),
             images: self.images.unwrap_or(quota.images),
+            image_mib: self.image_mib.unwrap_or(quota.image_mib),
             keypairs: self.keypairs.unwrap_or(quota.keypairs),
         }
     }
@@ -299,6 +313,7 @@ mod tests {
             disk_gib: most,
             networks: most,
             images: most,
+            image_mib: most,
             keypairs: most,
         }
     }

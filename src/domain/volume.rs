@@ -23,9 +23,13 @@ pub enum Owner<'a> {
 /// Who owns a volume of this name in our pool; `None`: the name is none of ours.
 pub fn owner(name: &str) -> Option<Owner<'_>> {
     let incarnation =
-        |prefix, suffix| name.strip_prefix(prefix).and_then(|rest: &str| rest.strip_suffix(suffix));
-    if let Some(id) = incarnation("disk-", ".qcow2").or_else(|| incarnation("seed-", ".iso")) {
-        return id.parse().ok().map(Owner::Incarnation);
+        |prefix| name.strip_prefix(prefix).and_then(|rest: &str| rest.split_once('.'));
+    match (incarnation("disk-"), incarnation("seed-")) {
+        // Whatever stands behind: libvirt calls what it puts on top of a disk (an external snapshot) by the disk's name, too.
+        (Some((id, _)), _) | (None, Some((id, "iso"))) => {
+            return id.parse().ok().map(Owner::Incarnation);
+        }
+        (None, _) => {}
     }
     let sha256 = name.strip_prefix("base-")?.split_once('.')?.0;
     (sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -43,7 +47,9 @@ mod tests {
         assert_eq!(owner(&disk_name(id)), Some(Owner::Incarnation(id)));
         assert_eq!(owner(&seed_name(id)), Some(Owner::Incarnation(id)));
         assert_eq!(owner(&format!("base-{base}.raw")), Some(Owner::Base(&base)));
-        for foreign in ["disk-x.qcow2", "notes.txt", "base-1.raw", &format!("disk-{id}.raw")] {
+        let snapshot = format!("disk-{id}.before-upgrade.1");
+        assert_eq!(owner(&snapshot), Some(Owner::Incarnation(id)));
+        for foreign in ["disk-x.qcow2", "notes.txt", "base-1.raw", &format!("seed-{id}.raw")] {
             assert!(owner(foreign).is_none(), "{foreign}");
         }
     }

@@ -12,6 +12,7 @@ mod xml;
 pub use fake::{FakeHost, Inject};
 pub use hosts::Hosts;
 pub use libvirt::{Libvirt, trim_memory};
+pub use names::domain as domain_name;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
@@ -33,7 +34,8 @@ pub trait Hypervisor: Send + Sync {
     /// Who the host is and what it has. Also makes our storage pools where they are missing.
     fn facts(&self) -> Result<HostFacts, Fault>;
 
-    /// The domain with this UUID, whoever made it; `None` only if the host surely has none.
+    /// The domain with this UUID, whoever made it; `None` only if the host surely has none. Of one whose hypervisor does not answer,
+    /// no more than at a glance, and that it hangs.
     fn domain(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
     /// The same without its agent and its MAC addresses: also of a domain whose hypervisor hangs.
     fn glance(&self, id: InstanceId) -> Result<Option<DomainSeen>, Fault>;
@@ -105,8 +107,8 @@ pub trait Hypervisor: Send + Sync {
     /// Incarnations that have a console log on this host: for the sweeper.
     fn consoles(&self) -> Result<Vec<IncarnationId>, Fault>;
 
-    /// Gives the host up, on which there is nothing of ours any more: our storage pools go from its libvirt, their directories
-    /// with whatever is in them stay. Nothing is made there any more by this handle, for which both are empty from then on. Ok
+    /// Gives the host up, on which there is nothing of ours any more: our storage pools go from its libvirt, and their directories
+    /// where these are empty. Nothing is made there any more by this handle, for which both are empty from then on. Ok
     /// if they are gone.
     fn leave(&self) -> Result<(), Fault>;
 
@@ -232,7 +234,7 @@ pub struct DomainSeen {
     pub id: InstanceId,
     pub name: String,
     pub power: Power,
-    /// Why the hypervisor itself has paused it; nobody asked for that.
+    /// Why it does not go on though nobody asked for that.
     pub halt: Option<Halt>,
     /// `None`: not made by any Pileus. A stamp of another cloud is foreign too.
     pub stamp: Option<Stamp>,
@@ -250,7 +252,7 @@ pub enum Power {
     Off,
 }
 
-/// Why a hypervisor pauses a guest by itself.
+/// Why a guest does not go on: its hypervisor has paused it by itself, or hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Halt {
     /// What it wrote could not be put on the host's disk. QEMU stops a guest only where there is no room: other errors it hands on.
@@ -259,6 +261,8 @@ pub enum Halt {
     Crashed,
     /// It does not say why, or has something under way with it.
     Other,
+    /// Its hypervisor does not answer: it is stopped, or waits for storage that hangs. The guest counts as running.
+    Silent,
 }
 
 /// A domain to be. Its libvirt name is `pileus-<first 8 of cloud>-<instance id>`.
@@ -360,6 +364,8 @@ pub struct NetworkSeen {
     pub name: String,
     pub active: bool,
     pub subnets: Vec<IpNet>,
+    /// Whom its DHCP serves.
+    pub hosts: Vec<DhcpHost>,
     /// `Some` where the name says that this cloud made it.
     pub ours: Option<NetworkId>,
 }

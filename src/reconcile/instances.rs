@@ -57,6 +57,10 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
         return Ok(hold::wait());
     }
     let (silent, halt) = (sight.agent_silent, sight.halt);
+    if halt == Some(Halt::Silent) {
+        // Whatever it is asked for, the answer would be waited for.
+        return Err(halted(Halt::Silent).into());
+    }
     Look { ctx, lease, record: &record, ports: &ports, silent, halt, now }.take(step).await
 }
 
@@ -69,7 +73,10 @@ fn ends_what_is_newer(record: &Record, step: &Step, situation: &Situation) -> bo
         Situation::Seen { domain: Domain::Running { boot } | Domain::Paused { boot }, .. } => {
             *boot > record.boot && record.wanted != Wanted::Deleted
         }
-        Situation::Seen { domain: Domain::Absent | Domain::Off | Domain::Foreign, .. }
+        Situation::Seen {
+            domain: Domain::Absent | Domain::Off | Domain::Foreign | Domain::Unstamped,
+            ..
+        }
         | Situation::Unplaced
         | Situation::Unknown { .. } => false,
     };
@@ -221,7 +228,8 @@ impl Look<'_> {
     }
 }
 
-/// A guest that its hypervisor paused was resumed, where that can be, and may be halted again.
+/// A guest that its hypervisor paused was resumed, where that can be, and may be halted again. One whose hypervisor hangs is
+/// looked at until it answers.
 fn halted(halt: Halt) -> Fault {
     match halt {
         Halt::Disk => Fault::transient(
@@ -229,6 +237,9 @@ fn halted(halt: Halt) -> Fault {
         ),
         Halt::Other => Fault::transient(
             "the guest was paused by its hypervisor, which does not say why; perhaps the host's storage has no room. Resumed now",
+        ),
+        Halt::Silent => Fault::transient(
+            "the guest's hypervisor on the host (QEMU) does not answer: the storage below its disk may hang, or its process may be stopped. It goes on when that answers again; reboot or stop the instance with \"hard\": true to end it",
         ),
         Halt::Crashed => Fault::permanent(
             "the guest was paused because its machine crashed: reboot the instance with \"hard\": true",

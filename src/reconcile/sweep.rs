@@ -87,7 +87,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     if !store::orphans::try_lock(&mut tx, host.id).await? {
         return Ok(());
     }
-    let bases = store::host_images::on_host(&mut tx, host.id).await?;
+    let before = mend::Before::read(&mut tx, host.id).await?;
     // The host first, the database second: every effect has its row before it, so that what is found and has none then is an orphan.
     let inventory = match ctx.look(host.id, "list what the host has", inventory::look).await {
         Ok(inventory) => inventory,
@@ -105,7 +105,7 @@ pub async fn sweep(ctx: &Context, host: &Reached) -> Result<()> {
     tx.commit().await?;
     // One that leaves is not mended any more.
     let stays = host.removed_at.is_none();
-    if stays && let Err(error) = mend::all(ctx, host.id, &bases, &inventory).await {
+    if stays && let Err(error) = mend::all(ctx, host.id, &before, &inventory).await {
         tracing::warn!(host = %host.id, %error, "what is missing on a host could not be brought back; trying again");
     }
     if hold::everywhere(ctx).await?.is_some() {

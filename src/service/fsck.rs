@@ -2,7 +2,8 @@
 
 mod deep;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use futures_util::stream::{self, StreamExt};
@@ -18,6 +19,7 @@ use crate::domain::instance::Power;
 use crate::domain::volume::{Owner, disk_name, owner, seed_name};
 use crate::store;
 use crate::store::fsck::HostRecord;
+use crate::store::host_networks::Entry;
 
 /// Most findings that are told.
 const FINDINGS: usize = 1000;
@@ -98,7 +100,8 @@ struct Inventory {
     /// Instance, its incarnation where the domain is ours, and its power.
     domains: Vec<(InstanceId, Option<IncarnationId>, String)>,
     volumes: HashSet<String>,
-    networks: HashSet<NetworkId>,
+    /// With whom they serve.
+    networks: HashMap<NetworkId, HashSet<(String, IpAddr)>>,
     /// Those of them that have a guest which does not hang on them.
     cut_off: Vec<NetworkId>,
     consoles: Vec<IncarnationId>,
@@ -125,7 +128,11 @@ async fn host(app: &App, id: HostId, deep: bool) -> Result<Result<Seen, String>>
                     networks: host
                         .networks()?
                         .into_iter()
-                        .filter_map(|network| network.ours)
+                        .filter_map(|network| {
+                            let hosts = network.hosts.into_iter();
+                            Some((network.ours?, hosts.map(|host| (host.mac, host.address))))
+                        })
+                        .map(|(network, served)| (network, served.collect()))
                         .collect(),
                     cut_off: host.cut_off()?,
                     consoles: host.consoles()?,
@@ -195,7 +202,7 @@ fn missing(id: HostId, before: &HostRecord, after: &HostRecord, host: &Inventory
         }
     }
     for network in &before.networks {
-        if after.networks.contains(network) && !host.networks.contains(network) {
+        if after.networks.contains(network) && !host.networks.contains_key(network) {
             seen.findings.push(about("network", Some(id), network, "it is not on the host"));
         }
     }
@@ -206,6 +213,16 @@ fn missing(id: HostId, before: &HostRecord, after: &HostRecord, host: &Inventory
             network,
             "a guest of it does not hang on it",
         ));
+    }
+    let after_too: HashSet<_> = after.served.iter().collect();
+    for (network, Entry { mac, address }) in
+        before.served.iter().filter(|served| after_too.contains(served))
+    {
+        let served = host.networks.get(network);
+        if served.is_some_and(|served| !served.contains(&(mac.clone(), *address))) {
+            let detail = format!("its DHCP does not serve the guest with {mac} and {address}");
+            seen.findings.push(about("network", Some(id), network, detail));
+        }
     }
     seen
 }
@@ -218,15 +235,17 @@ fn unowned(
     host: &Inventory,
     known: &[(IncarnationId, InstanceId)],
 ) -> Vec<Finding> {
-    let mut all: HashSet<_> = known.iter().map(|(id, _)| *id).collect();
-    all.extend(before.incarnations.iter().map(|expected| expected.id));
+    let here: HashSet<_> =
+        before.incarnations.iter().chain(&after.incarnations).map(|expected| expected.id).collect();
+    // Files may be another host's, whose directory is this one's.
+    let all: HashSet<_> = known.iter().map(|(id, _)| *id).chain(here.iter().copied()).collect();
     let mut findings = Vec::new();
     let mut find = |thing: String, what: &str| {
         findings.push(about("orphan", Some(id), thing, format!("{what} that nobody owns")));
     };
     for (instance, of, _) in &host.domains {
-        if of.is_some_and(|of| !all.contains(&of)) {
-            find(instance.to_string(), "a domain of ours");
+        if of.is_some_and(|of| !here.contains(&of)) {
+            find(instance.to_string(), "a domain of ours on this host");
         }
     }
     for name in &host.volumes {
@@ -242,7 +261,7 @@ fn unowned(
             find(name.clone(), "a volume of ours");
         }
     }
-    for network in &host.networks {
+    for network in host.networks.keys() {
         if !before.networks.contains(network) && !after.networks.contains(network) {
             find(network.to_string(), "a network of ours");
         }

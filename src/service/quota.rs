@@ -35,6 +35,7 @@ pub fn defaults(app: &App) -> Quota {
         disk_gib: config.quota_disk_gib,
         networks: config.quota_networks,
         images: config.quota_images,
+        image_mib: config.quota_image_mib,
         keypairs: config.quota_keypairs,
     }
 }

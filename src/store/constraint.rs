@@ -61,7 +61,7 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
     (
         "ports_mac_key",
         "mac-taken",
-        "this MAC address is in use: choose another, or leave it out and get a free one",
+        "this MAC address is in use on the network: choose another, or leave it out and get a free one",
     ),
     (
         "memberships_tenant_fkey",

@@ -3,6 +3,7 @@
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::host_networks::Entry;
 use crate::domain::error::Result;
 use crate::domain::id::{HostId, IncarnationId, InstanceId, NetworkId};
 use crate::domain::instance::Power;
@@ -124,6 +125,8 @@ pub struct HostRecord {
     /// Volumes of base images, and whether they are there for sure.
     pub bases: Vec<(String, bool)>,
     pub networks: Vec<NetworkId>,
+    /// Whom they serve.
+    pub served: Vec<(NetworkId, Entry)>,
 }
 
 pub async fn host(conn: &mut PgConnection, host: HostId) -> Result<HostRecord> {
@@ -142,8 +145,9 @@ pub async fn host(conn: &mut PgConnection, host: HostId) -> Result<HostRecord> {
     let images = super::host_images::on_host(conn, host).await?;
     let mut networks = super::host_networks::on_host(conn, host).await?;
     networks.sort();
+    let served = super::host_networks::served(conn, host).await?;
     let bases = images.iter().map(|image| (image.volume(), image.present)).collect();
-    Ok(HostRecord { incarnations, bases, networks })
+    Ok(HostRecord { incarnations, bases, networks, served })
 }
 
 /// Every incarnation and instance there is, wherever it lives: what none of them owns is nobody's.

@@ -19,7 +19,7 @@ pub struct Plan {
 }
 
 /// A port that needs the network on the host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub mac: String,
     pub address: IpAddr,
@@ -86,6 +86,25 @@ pub async fn entries(
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().map(|(mac, address)| Entry { mac, address: address.addr() }).collect())
+}
+
+/// Whom each network on the host serves for sure: guests that were seen to run there and are to stay, in order.
+pub async fn served(conn: &mut PgConnection, host: HostId) -> Result<Vec<(NetworkId, Entry)>> {
+    let rows: Vec<(NetworkId, String, IpNet)> = sqlx::query_as(
+        "select p.network_id, p.mac, a.address
+         from incarnations c
+         join instances i on i.id = c.instance_id and i.wanted <> 'deleted' and i.observed_power in ('running', 'paused')
+         join ports p on p.instance_id = i.id
+         join addresses a on a.port_id = p.id
+         where c.host_id = $1 and c.fenced_at is null
+         order by p.network_id, p.mac",
+    )
+    .bind(host)
+    .fetch_all(conn)
+    .await?;
+    let served =
+        |(network, mac, address): (_, _, IpNet)| (network, Entry { mac, address: address.addr() });
+    Ok(rows.into_iter().map(served).collect())
 }
 
 /// Notes that the network is, or is about to be, on the host. Gives whether that was noted before.

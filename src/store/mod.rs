@@ -51,11 +51,15 @@ pub use pool::{Conn, Tx, acquire, begin, begin_patiently};
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// A pool of at most `size` connections. A statement may take 30 s and a transaction may idle for 15 s: longer ones are ended
-/// by the server, so that a client that is stuck, or cut off, holds a lock for less time than others wait for it. Those who hold one on purpose say so: `begin_patiently`.
+/// by the server, so that a client that is stuck, or cut off, holds a lock for less time than others wait for it. Those who hold
+/// one on purpose say so: `begin_patiently`. Transactions are of the isolation that the statements are written for, whatever
+/// the role's or the database's default is.
 pub async fn connect(options: PgConnectOptions, size: u32) -> Result<PgPool> {
-    let options = options
-        .application_name("pileus")
-        .options([("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "15s")]);
+    let options = options.application_name("pileus").options([
+        ("statement_timeout", "30s"),
+        ("idle_in_transaction_session_timeout", "15s"),
+        ("default_transaction_isolation", "read committed"),
+    ]);
     let pool = PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(Duration::from_secs(10))

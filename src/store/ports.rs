@@ -137,7 +137,7 @@ async fn insert(
     if !insert_row(conn, &row, address, now).await? {
         return Err(Error::conflict(
             "mac-taken",
-            "this MAC address is in use: choose another, or leave it out and get a free one",
+            "this MAC address is in use on the network: choose another, or leave it out and get a free one",
         ));
     }
     addresses::hold(conn, row.network.id, address, row.id).await?;
@@ -145,7 +145,7 @@ async fn insert(
     port.ok_or_else(|| Error::not_found("port", row.id))
 }
 
-/// `false`: the MAC address is another port's.
+/// `false`: the MAC address is that of another port on the network.
 async fn insert_row(
     conn: &mut PgConnection,
     row: &Row<'_>,
@@ -162,7 +162,7 @@ async fn insert_row(
     let done = sqlx::query(
         "insert into ports (id, tenant_id, network_id, instance_id, position, name, mac, owned, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         on conflict (mac) do nothing",
+         on conflict (network_id, mac) do nothing",
     )
     .bind(row.id)
     .bind(row.network.tenant_id)

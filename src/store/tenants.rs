@@ -19,8 +19,8 @@ pub async fn insert(
 ) -> Result<Tenant> {
     let tenant = sqlx::query_as(
         "insert into tenants (id, name, description, quota_instances, quota_vcpus, quota_memory_mib, quota_disk_gib,
-                              quota_networks, quota_images, quota_keypairs, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                              quota_networks, quota_images, quota_image_mib, quota_keypairs, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          returning *",
     )
     .bind(id)
@@ -32,6 +32,7 @@ pub async fn insert(
     .bind(quota.disk_gib)
     .bind(quota.networks)
     .bind(quota.images)
+    .bind(quota.image_mib)
     .bind(quota.keypairs)
     .bind(now)
     .fetch_one(conn)
@@ -142,7 +143,7 @@ pub async fn update(
     let tenant = sqlx::query_as(
         "update tenants
          set description = $2, quota_instances = $3, quota_vcpus = $4, quota_memory_mib = $5, quota_disk_gib = $6,
-             quota_networks = $7, quota_images = $8, quota_keypairs = $9, revision = revision + 1
+             quota_networks = $7, quota_images = $8, quota_image_mib = $9, quota_keypairs = $10, revision = revision + 1
          where id = $1
          returning *",
     )
@@ -154,6 +155,7 @@ pub async fn update(
     .bind(quota.disk_gib)
     .bind(quota.networks)
     .bind(quota.images)
+    .bind(quota.image_mib)
     .bind(quota.keypairs)
     .fetch_one(conn)
     .await?;

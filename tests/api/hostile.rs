@@ -107,6 +107,9 @@ async fn a_malformed_head_is_refused_and_harms_nobody() {
         (with("GET /v1/flavors", "Host: x\r\n"), vec![400, 0]),
         (with("GET  /v1/flavors HTTP/1.1", "Host: x\r\n"), vec![400]),
         (with("G\0T / HTTP/1.1", "Host: x\r\n"), vec![400]),
+        // Who stands between may have looked at the other.
+        (with(get, &format!("{auth}Authorization: Bearer x\r\n")), vec![422]),
+        (with(get, &format!("{auth}Idempotency-Key: a\r\nIdempotency-Key: b\r\n")), vec![422]),
         (with("TRACE /v1/flavors HTTP/1.1", &auth), vec![405]),
         (with("CONNECT x:443 HTTP/1.1", &auth), vec![404, 405]),
         (with("OPTIONS * HTTP/1.1", &auth), vec![404, 405]),

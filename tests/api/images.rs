@@ -3,6 +3,7 @@
 mod bytes;
 mod gate;
 mod memory;
+mod quota;
 
 use std::path::PathBuf;
 
@@ -375,14 +376,4 @@ async fn a_sweep_frees_what_crashes_left_and_nothing_that_is_used() {
     assert_eq!(left, ["upload-running", "upload-young"]);
     assert_eq!(stored(&api).len(), 2, "the image and what is not ours");
     assert_eq!(api.member.get(&format!("/v1/images/{kept}/data")).await.text, "kept");
-}
-
-#[tokio::test]
-async fn the_quota_of_images_is_kept() {
-    let api = Api::start_with(|flags| flags.set("quota_images", "1")).await;
-    let id = create(&api.member, "one", "raw").await;
-    let two = json!({"name": "two", "format": "raw"});
-    api.member.post("/v1/images", &two).await.problem(409, "quota-exceeded");
-    api.member.delete(&format!("/v1/images/{id}")).await.expect(204);
-    api.member.post("/v1/images", &two).await.expect(201);
 }

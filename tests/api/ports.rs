@@ -187,4 +187,9 @@ async fn an_address_and_a_mac_are_held_by_one_port() {
         api.member.get("/v1/ports").await.expect(200)["items"].as_array().map(Vec::len),
         Some(1)
     );
+    // What others have on networks of theirs nobody learns by trying.
+    let beside = json!({"name": "net", "cidr": "10.1.3.0/24"});
+    let beside = api.stranger.post("/v1/networks", &beside).await.expect(201);
+    let body = json!({"network_id": beside["id"], "mac": "52:54:00:00:00:01"});
+    api.stranger.post("/v1/ports", &body).await.expect(201);
 }

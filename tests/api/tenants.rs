@@ -43,7 +43,7 @@ async fn a_tenant_is_made_with_the_settings_quota_and_what_is_given_over_it() {
     assert_eq!(tenant["quota"]["networks"], 10);
     let path = made.header("location").expect("a location");
     let got = api.admin.get(path).await.expect(200);
-    let nothing = json!({"instances": 0, "vcpus": 0, "memory_mib": 0, "disk_gib": 0, "networks": 0, "images": 0, "keypairs": 0});
+    let nothing = json!({"instances": 0, "vcpus": 0, "memory_mib": 0, "disk_gib": 0, "networks": 0, "images": 0, "image_mib": 0, "keypairs": 0});
     assert_eq!(got["usage"], nothing);
     let patch = json!({"description": "", "quota": {"images": 0}});
     let patched = api.admin.patch(path, &patch).await;

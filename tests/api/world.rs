@@ -1,6 +1,7 @@
 //! A cloud whose reconciler a test turns by hand, as one process or as several, on the harness's fake host.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pileus::domain::compared::Compared;
 use pileus::hypervisor::hosts::fake_target;
@@ -59,7 +60,9 @@ impl Process {
 
     /// Looks at what is due until `done`. What waits for a time is looked at now.
     pub async fn work_until<F: AsyncFn() -> bool>(&self, done: F) {
-        for _ in 0..200 {
+        // Some wait for the clock, however fast the turns are.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(30) {
             if done().await {
                 return;
             }

@@ -191,6 +191,8 @@ fn a_host_that_is_left_keeps_no_pool_of_ours() {
     host.leave().unwrap();
     host.leave().unwrap();
     assert_eq!(pools(), 2, "the other cloud's");
+    let left = fs::read_dir(daemon.pool_path()).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "empty directories of ours");
     assert_eq!(host.facts().unwrap_err().kind, FaultKind::Permanent);
     assert_eq!(pools(), 2);
     other.facts().unwrap();

@@ -27,7 +27,7 @@ fn new(name: &str, image: &str) -> Value {
     json!({"name": name, "image": image, "flavor": "nano", "networks": [{ "network": "default" }]})
 }
 
-async fn create(cloud: &Cloud, name: &str, image: &str) -> String {
+pub async fn create(cloud: &Cloud, name: &str, image: &str) -> String {
     let made = cloud.admin.post("/v1/instances", &new(name, image)).await.expect(202);
     made["id"].as_str().unwrap().to_owned()
 }
@@ -60,14 +60,14 @@ fn nearly_full_pools(cloud: &Cloud, free_mib: u64) -> String {
 }
 
 /// What the host kept for itself was counted of a larger disk: all of this one is for guests.
-async fn use_all_of_the_disk(cloud: &Cloud) {
+pub async fn use_all_of_the_disk(cloud: &Cloud) {
     let host = cloud.admin.get("/v1/hosts").await.expect(200)["items"][0]["id"].clone();
     let host = format!("/v1/hosts/{}", host.as_str().unwrap());
     cloud.admin.patch(&host, &json!({ "reserved_disk_gib": 0 })).await.expect(202);
 }
 
 /// Bytes that no two images share, without holes.
-fn bytes(number: u8, mib: usize) -> Vec<u8> {
+pub fn bytes(number: u8, mib: usize) -> Vec<u8> {
     (0..mib << 20).map(|at| (at as u8).wrapping_mul(31) ^ (number << 1) | 1).collect()
 }
 
@@ -163,89 +163,6 @@ async fn a_guest_that_fills_the_host_is_told_of_and_goes_on_when_there_is_room()
     cloud.console_says(id, "all is written", 1).await;
     cloud.until(id, "settled", "running", SOON).await;
     cloud.delete(id).await;
-    cloud.terminate().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_whose_disk_is_full_is_told_of_and_goes_on_when_there_is_room() {
-    let host = Arc::new(Libvirtd::start());
-    let settings = [("network-pool", "10.124.0.0/16"), ("heartbeat-s", "1")];
-    let mut cloud = Cloud::on(host, Database::Own, &settings).await;
-    cloud.terminate().await;
-    // The whole state lies on a file system of its own, as it may on a machine with one disk, and that is nearly full.
-    let (state, disk) = (cloud.state.path().display(), cloud.host.path("disk.img"));
-    let script = format!(
-        "set -e; truncate -s 2G {disk}; mkfs.ext4 -q -m 0 {disk}; mkdir /tmp/aside; mount -o loop {disk} /tmp/aside
-         cp -a {state}/. /tmp/aside; umount /tmp/aside; rmdir /tmp/aside; mount -o loop {disk} {state}; chmod 711 {state}
-         free=$(df --output=avail -B1 {state} | tail -n 1); fallocate -l $((free - 320 * 1048576)) {state}/others",
-        disk = disk.display()
-    );
-    cloud.host.run("bash", &["-c", &script]);
-    cloud.start().await;
-    use_all_of_the_disk(&cloud).await;
-    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
-    let id = create(&cloud, "lives-through", &image).await;
-    cloud.until(&id, "settled", "running", SOON).await;
-
-    // Uploads leave a tenth of it, whoever sends how many.
-    let mut refused = 0;
-    for number in 0..10_u8 {
-        let new =
-            json!({"name": format!("fills-{number}"), "format": "raw", "visibility": "private"});
-        let new = cloud.admin.post("/v1/images", &new).await.expect(201);
-        let put = format!("/v1/images/{}/data", new["id"].as_str().unwrap());
-        let answer = cloud.admin.ask(Method::PUT, &put).body(bytes(number, 16)).send().await;
-        if answer.status != 200 {
-            answer.problem(503, "unavailable");
-            refused += 1;
-        }
-    }
-    assert!(refused > 0, "nothing was refused");
-    let state = cloud.state.path().display().to_string();
-    let free = || {
-        let told = cloud.host.run("df", &["--output=avail,size", "-m", &state]);
-        let told: Vec<u64> = told.split_whitespace().skip(2).map(|n| n.parse().unwrap()).collect();
-        (told[0], told[1])
-    };
-    let (left, size) = free();
-    assert!(left + 2 >= size / 10, "{left} of {size} MiB are left");
-
-    // Something else fills it.
-    let tenant = cloud.admin.get("/v1/auth/whoami").await.expect(200)["tenant"]["id"].clone();
-    let tenant = format!("/v1/tenants/{}", tenant.as_str().unwrap());
-    cloud.admin.patch(&tenant, &json!({"quota": {"images": 1_000_000}})).await.expect(200);
-    cloud.host.run("bash", &["-c", &format!("head -c 10G /dev/zero >{state}/filler || true")]);
-    let (end, mut told) = (Instant::now() + SOON, false);
-    for number in 0.. {
-        let label = "x".repeat(200);
-        let labels: serde_json::Map<_, _> =
-            (0..30).map(|key| (format!("k{key}"), json!(label))).collect();
-        let new = json!({"name": format!("n{number}"), "format": "raw", "labels": labels});
-        let answer = cloud.admin.post("/v1/images", &new).await;
-        assert!([201, 503].contains(&answer.status), "{answer:?}");
-        told |= answer.text.contains("disk is full");
-        if told && cloud.admin.get("/readyz").await.text.contains("disk is full") {
-            break;
-        }
-        assert!(Instant::now() < end, "it is not told: {answer:?}");
-    }
-    // There is room again: nobody restarts anything.
-    cloud.host.run("rm", &[&format!("{state}/filler")]);
-    let end = Instant::now() + SOON;
-    while cloud.admin.post("/v1/groups", &json!({"name": "again", "rule": "affinity"})).await.status
-        == 503
-    {
-        assert!(Instant::now() < end, "it does not go on");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
-    while cloud.admin.get("/readyz").await.status != 200 {
-        assert!(Instant::now() < end, "it is not ready again");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
-    cloud.until(&id, "settled", "running", SOON).await;
-    cloud.delete(&id).await;
-    let (code, said) = cloud.pileus("admin fsck");
-    assert_eq!(code, 0, "{said}");
     cloud.terminate().await;
 }
 

@@ -16,7 +16,7 @@ async fn cloud(pool: &'static str) -> Cloud {
     Cloud::with(Database::Shared(options), &settings).await
 }
 
-async fn running(cloud: &Cloud, name: &str, image: &str) -> Value {
+pub async fn running(cloud: &Cloud, name: &str, image: &str) -> Value {
     let new = json!({
         "name": name, "image": image, "flavor": "nano", "networks": [{ "network": "default" }],
     });
@@ -35,7 +35,7 @@ fn define(cloud: &Cloud, xml: &str) {
 }
 
 /// A command of virsh that takes an XML file.
-fn by_xml(cloud: &Cloud, command: &str, xml: &str) {
+pub fn by_xml(cloud: &Cloud, command: &str, xml: &str) {
     let mut virsh = cloud.host.command("virsh");
     virsh.args(["-q", "-c", "qemu:///system", command, "/dev/stdin"]);
     let mut virsh = virsh.stdin(Stdio::piped()).spawn().unwrap();
@@ -200,129 +200,88 @@ async fn a_guest_whose_hypervisor_hangs_is_stopped_and_deleted_and_troubles_nobo
     audit::tidy(&cloud);
 }
 
-/// A cloud whose sweep comes each second, with a guest and its network.
-struct OnNetwork {
-    cloud: Cloud,
-    /// The guest's.
-    id: String,
-    /// The network's id.
-    network: String,
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_whose_hypervisor_hangs_says_so_until_it_answers_and_keeps_nobody_from_the_sweep() {
+    let mut cloud = cloud("10.130.0.0/16").await;
+    cloud.terminate().await;
+    for (key, value) in
+        [("host-call-deadline-s", "5"), ("sweep-s", "1"), ("stall-after-failures", "2")]
+    {
+        cloud.set(key, value);
+    }
+    cloud.start().await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "hung", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let qemu = cloud.host.run("pgrep", &["-f", &format!("guest={}-{id},", cloud.mark())]);
+    let qemu = qemu.lines().next().expect("a process").trim().to_owned();
+    cloud.host.run("kill", &["-STOP", &qemu]);
+    act(&cloud, id, "pause", &json!({})).await;
+    let end = Instant::now() + SOON;
+    loop {
+        let stuck = cloud.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
+        let reason = stuck["reason"].as_str().unwrap_or_default();
+        if reason.contains("(QEMU) does not answer") && !stuck["stalled_since"].is_null() {
+            assert!(stuck["attempts"].as_i64() > Some(1), "{stuck:#}");
+            assert_eq!(stuck["status"], "pausing", "{stuck:#}");
+            break;
+        }
+        assert!(Instant::now() < end, "it does not say why: {stuck:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let stalled = cloud.admin.get("/v1/stalled?kind=instance").await.expect(200);
+    assert_eq!(stalled["items"][0]["id"], id, "{stalled}");
+    let (code, said) = cloud.pileus("admin fsck");
+    assert_eq!(code, 0, "{said}");
+    let swept = || cloud.log_lines("could not be swept").len();
+    let before = swept();
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(swept(), before, "a hung guest keeps its host from being swept");
+    let host = cloud.admin.get("/v1/hosts").await.expect(200);
+    assert_eq!(host["items"][0]["health"], "up", "{host:#}");
+    cloud.host.run("kill", &["-CONT", &qemu]);
+    cloud.until(id, "settled", "paused", SOON).await;
+    cloud.delete(id).await;
+    audit::tidy(&cloud);
 }
 
-impl OnNetwork {
-    async fn new(pool: &'static str) -> Self {
-        let options = throwaway::empty().await.expect("a database");
-        let settings = [
-            ("network-pool", pool),
-            ("heartbeat-s", "1"),
-            ("sweep-s", "1"),
-            ("backoff-max-s", "2"),
-            ("stall-after-failures", "2"),
-        ];
-        let cloud = Cloud::with(Database::Shared(options), &settings).await;
-        let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
-        let made = running(&cloud, "cut-off", &image).await;
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        Self { id: text(&made["id"]), network: text(&made["interfaces"][0]["network_id"]), cloud }
-    }
-
-    /// libvirt's name of the network.
-    fn name(&self) -> String {
-        format!("{}-{}", self.cloud.mark(), self.network)
-    }
-
-    /// Destroys the network, and makes it again with `from` in its XML as `to`.
-    fn remake(&self, from: &str, to: &str) {
-        let host = &self.cloud.host;
-        let xml = host.virsh(&["net-dumpxml", &self.name()]);
-        assert!(xml.contains(from), "{xml}");
-        host.virsh(&["net-destroy", &self.name()]);
-        by_xml(&self.cloud, "net-create", &xml.replace(from, to));
-    }
-
-    fn bridge(&self) -> String {
-        let told = self.cloud.host.virsh(&["net-info", &self.name()]);
-        let line = told.lines().find_map(|line| line.strip_prefix("Bridge:")).unwrap();
-        line.trim().to_owned()
-    }
-
-    /// Whether the network is there and the guest hangs on it.
-    fn whole(&self) -> bool {
-        let host = &self.cloud.host;
-        host.virsh(&["net-list", "--name"]).lines().any(|line| line.trim() == self.name())
-            && host.run("ip", &["-o", "link", "show", "master", &self.bridge()]).lines().count()
-                == 1
-    }
-
-    async fn until_whole(&self) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_whose_mark_was_taken_away_holds_up_what_would_give_its_things_to_others() {
+    let cloud = cloud("10.131.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "unmarked", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let domain = format!("{}-{id}", cloud.mark());
+    let uri = "https://pileus.dev/xmlns/instance/1";
+    assert!(cloud.host.virsh(&["dumpxml", &domain]).contains(uri));
+    cloud.host.virsh(&["metadata", &domain, uri, "--remove"]);
+    assert!(!cloud.host.virsh(&["dumpxml", &domain]).contains(uri));
+    let path = format!("/v1/instances/{id}");
+    act(&cloud, id, "stop", &json!({"hard": true})).await;
+    for (status, delete) in [("stopping", false), ("deleting", true)] {
+        if delete {
+            cloud.admin.delete(&path).await.expect(202);
+        }
         let end = Instant::now() + SOON;
-        while !self.whole() {
-            assert!(Instant::now() < end, "the guest stays cut off");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        loop {
+            let stuck = cloud.admin.get(&path).await.expect(200);
+            let reason = stuck["reason"].as_str().unwrap_or_default();
+            if stuck["status"] == status && reason.contains("took Pileus' mark") {
+                break;
+            }
+            assert!(Instant::now() < end, "it does not say who is in the way: {stuck:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-
-    async fn end(self) {
-        self.cloud.until(&self.id, "settled", "running", SOON).await;
-        self.cloud.delete(&self.id).await;
-        audit::tidy(&self.cloud);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_somebody_destroyed_comes_back_with_its_guests_on_it() {
-    let mut on = OnNetwork::new("10.121.0.0/16").await;
-    assert!(on.whole());
-    on.cloud.host.virsh(&["net-destroy", &on.name()]);
-    on.until_whole().await;
-
-    // What a crash leaves between the network that was made again and the guests that were to be put on it.
-    on.cloud.kill().await;
-    let bridge = on.bridge();
-    on.remake(&format!("'{bridge}'"), &format!("'{}3'", &bridge[..14]));
-    assert!(!on.whole());
-    on.cloud.start().await;
-    on.until_whole().await;
-    assert!(on.bridge().ends_with('3'), "{}", on.bridge());
-    on.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_cannot_be_made_again_says_so_until_it_is() {
-    let on = OnNetwork::new("10.125.0.0/16").await;
-    let admin = &on.cloud.admin;
-    // Somebody has its place, under a name and a UUID of their own.
-    let (name, uuid) = (on.name(), on.network.clone());
-    let xml = on.cloud.host.virsh(&["net-dumpxml", &name]);
-    let xml = xml.replace(&name, "squatter").replace(&uuid, "00000000-0000-4000-8000-0000000000aa");
-    on.cloud.host.virsh(&["net-destroy", &name]);
-    by_xml(&on.cloud, "net-create", &xml);
-
-    let path = format!("/v1/networks/{uuid}");
+    assert_eq!(cloud.host.virsh(&["domstate", &domain]).trim(), "running");
+    let other = running(&cloud, "other", &image).await;
+    assert_ne!(other["interfaces"][0]["address"], made["interfaces"][0]["address"]);
+    cloud.host.virsh(&["destroy", &domain]);
     let end = Instant::now() + SOON;
-    let told = loop {
-        let told = admin.get(&path).await.expect(200);
-        if !told["stalled_since"].is_null() {
-            break told;
-        }
-        assert!(Instant::now() < end, "nothing is said of it: {told}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert_eq!(told["status"], "active");
-    assert!(told["attempts"].as_i64().unwrap() >= 2, "{told}");
-    let why = told["status_reason"].as_str().unwrap();
-    assert!(why.contains("make network"), "{why}");
-    let stalled = admin.get("/v1/stalled?kind=network").await.expect(200);
-    assert_eq!(stalled["items"][0]["id"], uuid.as_str(), "{stalled}");
-
-    on.cloud.host.virsh(&["net-destroy", "squatter"]);
-    let retry = format!("/v1/stalled/network/{uuid}/actions/retry");
-    admin.post(&retry, &json!({})).await.expect(202);
-    on.until_whole().await;
-    let end = Instant::now() + SOON;
-    while !admin.get(&path).await.expect(200)["status_reason"].is_null() {
-        assert!(Instant::now() < end, "it is whole, and told as if it were not");
+    while cloud.admin.get(&path).await.status != 404 {
+        assert!(Instant::now() < end, "it does not go on");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    on.end().await;
+    cloud.delete(other["id"].as_str().unwrap()).await;
+    audit::tidy(&cloud);
 }

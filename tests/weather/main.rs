@@ -20,7 +20,9 @@ mod postgres;
 mod process;
 
 mod audit;
+mod bridges;
 mod churn;
+mod database;
 mod fleet;
 mod full;
 mod hands;

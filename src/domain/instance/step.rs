@@ -32,6 +32,9 @@ pub enum Domain {
     Stale,
     /// Not ours: never touched.
     Foreign,
+    /// Of our UUID and our name, or with an address of ours, and without our stamp, which somebody took away: it is not touched, and
+    /// holds what is ours.
+    Unstamped,
 }
 
 /// What a start needs, as far as it was looked at: only where there is no domain.
@@ -107,6 +110,7 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
             Domain::Off => Step::TakeAway,
             Domain::Foreign => foreign(),
+            Domain::Unstamped => unstamped(),
         },
         (Wanted::Paused, Situation::Seen { domain, parts }) => match domain {
             Domain::Absent => start(*parts),
@@ -116,6 +120,7 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
             Domain::Off => Step::TakeAway,
             Domain::Foreign => foreign(),
+            Domain::Unstamped => unstamped(),
         },
         (Wanted::Stopped, Situation::Seen { domain, .. }) => match domain {
             Domain::Absent | Domain::Foreign => Step::Rest,
@@ -124,10 +129,13 @@ pub fn next_step(wish: &Wish, situation: &Situation, now: Time) -> Step {
             Domain::Paused { .. } if !wish.hard && now < wish.deadline() => Step::Resume,
             Domain::Paused { .. } | Domain::Stale => Step::PowerOff,
             Domain::Off => Step::TakeAway,
+            Domain::Unstamped => unstamped(),
         },
         (Wanted::Deleted, Situation::Seen { domain, .. }) => match domain {
             // A foreign domain of our UUID is not ours to end; our own things go.
             Domain::Absent | Domain::Foreign => Step::Remove,
+            // It runs on our disk, and with our addresses, which must not become somebody else's.
+            Domain::Unstamped => unstamped(),
             Domain::Running { .. } | Domain::Paused { .. } | Domain::Off | Domain::Stale => {
                 Step::PowerOff
             }
@@ -161,6 +169,12 @@ fn bring_down(wish: &Wish, now: Time) -> Step {
 fn foreign() -> Step {
     Step::Blocked {
         why: "a domain that Pileus did not make has this instance's UUID on the host: undefine it, or delete the instance",
+    }
+}
+
+fn unstamped() -> Step {
+    Step::Blocked {
+        why: "somebody took Pileus' mark from this instance's domain on the host, so that Pileus may not touch it: destroy it there (virsh destroy), and this goes on",
     }
 }
 
@@ -231,6 +245,14 @@ mod tests {
         for wanted in [Wanted::Running, Wanted::Stopped, Wanted::Paused, Wanted::Deleted] {
             let step = next_step(&wish(wanted), &seen(Domain::Foreign), Time::default());
             assert!(matches!(step, Step::Blocked { .. } | Step::Rest | Step::Remove), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn a_domain_that_lost_its_stamp_blocks_whatever_is_wished() {
+        for wanted in [Wanted::Running, Wanted::Stopped, Wanted::Paused, Wanted::Deleted] {
+            let step = next_step(&wish(wanted), &seen(Domain::Unstamped), Time::default());
+            assert!(matches!(step, Step::Blocked { .. }), "{step:?}");
         }
     }
 

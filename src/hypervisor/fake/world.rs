@@ -336,6 +336,9 @@ impl World {
             name: network.name.clone(),
             active: network.active,
             subnets: network.subnets.clone(),
+            hosts: (network.spec.iter())
+                .flat_map(|spec| [spec.hosts.as_slice(), &spec.standing].concat())
+                .collect(),
             ours: names::network_id(cloud, &network.name).filter(|id| id.0 == *uuid),
         };
         self.networks.iter().map(see).collect()

@@ -1,5 +1,8 @@
 //! Domains. They are transient: one call makes them and nothing is left when they end; the definition lies in PostgreSQL.
 
+use std::thread;
+use std::time::Duration;
+
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber as Code};
@@ -13,10 +16,27 @@ use crate::hypervisor::{
     DomainSeen, DomainSpec, Fault, FaultKind, Halt, Power, VolumeFormat, names, xml,
 };
 
+/// A hypervisor that owes libvirt an answer for so long hangs.
+const ANSWERS: Duration = Duration::from_secs(5);
+
 pub fn find(conn: &Connect, id: InstanceId) -> Result<Option<DomainSeen>, Fault> {
-    match lookup(conn, id)? {
-        Some(domain) => see(&domain),
-        None => Ok(None),
+    let Some(domain) = lookup(conn, id)? else { return Ok(None) };
+    while let Some(since) = waits(&domain)? {
+        if since >= ANSWERS {
+            let seen = glance(&domain)?;
+            return Ok(seen.map(|seen| DomainSeen { halt: Some(Halt::Silent), ..seen }));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    see(&domain)
+}
+
+/// For how long libvirt has waited for the domain's hypervisor; `None`: it does not, or there is none.
+pub fn waits(domain: &Domain) -> Result<Option<Duration>, Fault> {
+    match ffi::waits(domain) {
+        // It does not run.
+        Err(error) if is(&error, Code::OperationInvalid) => Ok(None),
+        answer => Ok(present("ask for a domain's state", answer)?.flatten()),
     }
 }
 

@@ -155,7 +155,7 @@ impl Libvirt {
         Ok(pool)
     }
 
-    /// Takes our pools from the host's libvirt.
+    /// Takes our pools from the host's libvirt, and their directories where these are empty.
     pub(super) fn remove_pools(&self, conn: &Connect) -> Result<(), Fault> {
         for name in [self.console_pool(), self.disk_pool()] {
             let what = format!("remove the storage pool {name}");
@@ -164,6 +164,8 @@ impl Libvirt {
             if present(&what, pool.is_active())?.unwrap_or(false) {
                 present(&what, pool.destroy())?;
             }
+            // Its directory, if nothing is in it: what is there is not ours.
+            let _ = pool.delete(0);
             present(&what, pool.undefine())?;
         }
         Ok(())

@@ -69,6 +69,18 @@ pub fn state(domain: &Domain) -> Result<(sys::virDomainState, u32), Error> {
     }
 }
 
+/// For how long libvirt has waited for an answer of the domain's hypervisor; `None`: it waits for none. Is answered at once.
+pub fn waits(domain: &Domain) -> Result<Option<Duration>, Error> {
+    let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
+    // SAFETY: the domain's pointer is valid while it is borrowed, and so is the result, written before a return of 0.
+    let status = unsafe { sys::virDomainGetControlInfo(domain.as_ptr(), &raw mut info, 0) };
+    if status < 0 {
+        return Err(Error::last_error());
+    }
+    let waits = info.state == sys::VIR_DOMAIN_CONTROL_OCCUPIED;
+    Ok(waits.then(|| Duration::from_millis(info.stateTime)))
+}
+
 /// One DHCP lease as libvirt tells it.
 pub struct RawLease {
     pub mac: String,

@@ -8,7 +8,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::domains::present;
+use super::domains::{present, waits};
 use super::fault::{during, fault, is_absent};
 use super::networks::lookup;
 use crate::domain::id::NetworkId;
@@ -45,10 +45,14 @@ pub fn rejoin(conn: &Connect, id: NetworkId) -> Result<(), Fault> {
     put_back(&guests)
 }
 
+/// Those whose hypervisor owes libvirt an answer are left out: their XML would be waited for as long.
 fn running(conn: &Connect) -> Result<Vec<(Domain, String)>, Fault> {
     let active = conn.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE);
     let mut domains = Vec::new();
     for domain in active.map_err(during("list the host's domains"))? {
+        if waits(&domain)?.is_some() {
+            continue;
+        }
         if let Some(text) = present("read a domain", domain.xml_desc(0))? {
             domains.push((domain, text));
         }

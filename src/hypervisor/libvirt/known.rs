@@ -1,4 +1,5 @@
-//! Every domain of a host in two calls: what a running one is was read once, and stays what it is for as long as it runs.
+//! Every domain of a host in two calls: what a running one is was read once, and stays what it is for as long as it runs, unless
+//! somebody takes its stamp away: each is read anew now and then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,10 +19,15 @@ use crate::hypervisor::{DomainSeen, Fault, Power};
 #[derive(Default)]
 pub struct Known(Mutex<State>);
 
+/// One in so many lists reads a domain anew.
+const ANEW: u64 = 16;
+
 #[derive(Default)]
 struct State {
     /// How many connections had been opened when these were read.
     opened: u64,
+    /// Lists so far.
+    lists: u64,
     domains: HashMap<(Uuid, u32), DomainSeen>,
 }
 
@@ -33,12 +39,15 @@ impl Known {
         let all = list(0)?;
         let running = list(sys::VIR_CONNECT_LIST_DOMAINS_RUNNING)?;
         let running: HashSet<_> = running.iter().filter_map(key).collect();
-        let mut known = self.take(opened);
+        let (mut known, lists) = self.take(opened);
         let mut seen = Vec::with_capacity(all.len());
         let mut kept = HashMap::with_capacity(all.len());
         for domain in &all {
             let key = key(domain);
-            let before = key.and_then(|key| known.remove(&key));
+            let before = key.and_then(|key| known.remove(&key)).filter(|seen| {
+                let (_, turn) = seen.id.0.as_u64_pair();
+                turn % ANEW != lists % ANEW
+            });
             let now = match (before, key) {
                 (Some(before), Some(key)) => again(domain, before, running.contains(&key))?,
                 (Some(_) | None, None) | (None, Some(_)) => glance(domain)?,
@@ -50,15 +59,16 @@ impl Known {
             seen.push(now);
         }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { opened, domains: kept };
+        *state = State { opened, lists: lists + 1, domains: kept };
         Ok(seen)
     }
 
-    /// What was read over the connections that are still the same. Another call that runs meanwhile reads all by itself.
-    fn take(&self, opened: u64) -> HashMap<(Uuid, u32), DomainSeen> {
+    /// What was read over the connections that are still the same, and how many lists there were. Another call that runs meanwhile
+    /// reads all by itself.
+    fn take(&self, opened: u64) -> (HashMap<(Uuid, u32), DomainSeen>, u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = std::mem::take(&mut state.domains);
-        if state.opened == opened { known } else { HashMap::new() }
+        (if state.opened == opened { known } else { HashMap::new() }, state.lists)
     }
 }
 

@@ -27,9 +27,9 @@ pub fn all(conn: &Connect, cloud: Uuid) -> Result<Vec<NetworkSeen>, Fault> {
 fn see(network: &Network, cloud: Uuid) -> Result<Option<NetworkSeen>, Fault> {
     let Some(text) = present("read a network", network.xml_desc(0))? else { return Ok(None) };
     let Some(active) = present("read a network", network.is_active())? else { return Ok(None) };
-    let xml::network::Seen { uuid, name, subnets, .. } = xml::network::read(&text)?;
+    let xml::network::Seen { uuid, name, subnets, hosts, .. } = xml::network::read(&text)?;
     let ours = names::network_id(cloud, &name).filter(|id| id.0 == uuid);
-    Ok(Some(NetworkSeen { uuid, name, active, subnets, ours }))
+    Ok(Some(NetworkSeen { uuid, name, active, subnets, hosts, ours }))
 }
 
 pub fn lookup(conn: &Connect, id: NetworkId) -> Result<Option<Network>, Fault> {

@@ -22,13 +22,14 @@ pub async fn observe(
     now: Time,
 ) -> Result<Record, Trouble> {
     let (power, boot) = match &sight.situation {
-        // Nothing was seen: nothing is written.
+        // Nothing was seen, or what may not be believed: nothing is written.
         Situation::Unknown { .. } => return Ok(record),
         Situation::Unplaced => (Power::None, None),
         Situation::Seen { domain, .. } => match *domain {
             Domain::Absent | Domain::Foreign => (Power::None, None),
             Domain::Running { boot } => (Power::Running, Some(boot)),
             Domain::Paused { boot } => (Power::Paused, Some(boot)),
+            Domain::Unstamped => return Ok(record),
             Domain::Off | Domain::Stale => (Power::Off, None),
         },
     };

@@ -56,6 +56,7 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     let made = (record.disk_made, record.seed_made);
     let networks = networks_to_ask(ctx, record, ports);
     // Nobody waits for the agent of one that is to end, whose hypervisor may hang.
+    let cloud = ctx.cloud;
     let waits = matches!(record.wanted, Wanted::Running | Wanted::Paused)
         && record.observed_boot == Some(record.boot);
     let asked = if silent {
@@ -63,6 +64,13 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     } else {
         ctx.look(host, "look at an instance", move |host| {
             let domain = if waits { host.domain(id)? } else { host.glance(id)? };
+            // Of one that is not ours more is asked than a glance tells: it may have been.
+            let strange = |seen: &DomainSeen| seen.stamp.is_none_or(|stamp| stamp.cloud != cloud);
+            let domain = if !waits && domain.as_ref().is_some_and(strange) {
+                host.domain(id)?
+            } else {
+                domain
+            };
             let volumes = match domain {
                 Some(_) => (false, false),
                 None => (
@@ -84,7 +92,13 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
         Ok((domain, (disk, seed), leases)) => {
             let halt = domain.as_ref().and_then(|domain| domain.halt);
             let agent = domain.as_ref().is_some_and(|domain| domain.agent);
-            let domain = domain.map_or(Domain::Absent, |seen| judge(ctx, incarnation, &seen));
+            let domain = domain.map_or(Domain::Absent, |seen| {
+                let domain = judge(ctx, incarnation, &seen);
+                let named = seen.name == hv::domain_name(ctx.cloud, id);
+                let has_ours = || ports.iter().any(|port| seen.macs.contains(&port.mac));
+                let disguised = domain == Domain::Foreign && (named || has_ours());
+                if disguised { Domain::Unstamped } else { domain }
+            });
             let mut parts = Parts { base: false, disk, seed, ran: record.observed_boot.is_some() };
             if matches!(domain, Domain::Absent) && !disk {
                 parts.base = host_images::is_present(ctx, host, record.image_id).await?;
@@ -185,7 +199,7 @@ fn same_boot(record: &Record, domain: Domain) -> bool {
         Domain::Running { boot } | Domain::Paused { boot } => {
             record.observed_boot == Some(boot) && record.started_at.is_some()
         }
-        Domain::Absent | Domain::Off | Domain::Stale | Domain::Foreign => false,
+        Domain::Absent | Domain::Off | Domain::Stale | Domain::Foreign | Domain::Unstamped => false,
     }
 }
 

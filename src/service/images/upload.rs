@@ -18,7 +18,8 @@ use crate::domain::id::{ImageId, TenantId, UserId};
 use crate::domain::image::{self, Blob, Image, ImageFormat, ImageStatus, NewImage, Visibility};
 use crate::service::authorize::authorize;
 use crate::service::flavors::same_revision;
-use crate::service::{App, Begin};
+use crate::service::quota::{self, Adding};
+use crate::service::{App, Begin, Write};
 use crate::store;
 use crate::store::work::Kind;
 
@@ -59,7 +60,10 @@ pub async fn upload<E: From<Error>>(
     }
     let place = match image.status {
         ImageStatus::Deleting => return Err(deleting().into()),
-        ImageStatus::AwaitingData => Some(scratch_place(app)?),
+        ImageStatus::AwaitingData => {
+            fits(app, caller, &image, length.unwrap_or(1)).await?;
+            Some(scratch_place(app)?)
+        }
         // Perhaps the answer to the first upload was lost: the bytes are held against those that are there.
         ImageStatus::Ready if length.is_some() && length != image.size() => {
             return Err(immutable(&image).into());
@@ -83,6 +87,19 @@ pub async fn upload<E: From<Error>>(
             Err(error.into())
         }
     }
+}
+
+/// Refuses bytes for which the quota has no room, before they are sent. Counted for good when they are kept.
+async fn fits(app: &App, caller: &Caller, image: &Image, bytes: u64) -> Result<()> {
+    // Dropping the change gives up the tenant's lock.
+    let mut write = app.begin_for_many(caller).await?;
+    count(&mut write, image, bytes).await
+}
+
+async fn count(write: &mut Write, image: &Image, bytes: u64) -> Result<()> {
+    let tenant = image.tenant_id.ok_or_else(|| Error::not_found("image", image.id))?;
+    let image_mib = i64::try_from(bytes.div_ceil(1 << 20)).unwrap_or(i64::MAX);
+    quota::check(write, tenant, Adding { image_mib, ..Adding::default() }).await
 }
 
 fn scratch_place(app: &App) -> Result<scratch::Place> {
@@ -151,6 +168,7 @@ async fn record(
         ImageStatus::Ready if image.sha256.as_ref() == Some(&blob.sha256) => return Ok(image),
         ImageStatus::Ready => return Err(immutable(&image)),
     }
+    count(&mut write, &image, bytes.size).await?;
     keep(app, write.conn(), bytes, &blob, now).await?;
     store::images::set_data(write.conn(), id, &blob.sha256).await?;
     let image = own(write.conn(), caller, id).await?;
