@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::{WATCH_ADDRESSES, WATCH_CLOUD_INIT};
 use crate::domain::clock::Time;
@@ -55,21 +56,18 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
     let names = (disk_name(incarnation), seed_name(incarnation));
     let made = (record.disk_made, record.seed_made);
     let networks = networks_to_ask(ctx, record, ports);
-    // Nobody waits for the agent of one that is to end, whose hypervisor may hang.
     let cloud = ctx.cloud;
+    // Nobody waits for the agent of one that is to end, whose hypervisor may hang.
     let waits = matches!(record.wanted, Wanted::Running | Wanted::Paused)
         && record.observed_boot == Some(record.boot);
     let asked = if silent {
         Err(Fault::unreachable(record.host_reason.clone().unwrap_or_default()))
     } else {
         ctx.look(host, "look at an instance", move |host| {
-            let domain = if waits { host.domain(id)? } else { host.glance(id)? };
-            // Of one that is not ours more is asked than a glance tells: it may have been.
-            let strange = |seen: &DomainSeen| seen.stamp.is_none_or(|stamp| stamp.cloud != cloud);
-            let domain = if !waits && domain.as_ref().is_some_and(strange) {
-                host.domain(id)?
-            } else {
-                domain
+            let domain = match if waits { host.domain(id)? } else { host.glance(id)? } {
+                // Of one that is not ours more is asked than a glance tells: it may have been.
+                Some(seen) if !waits && !is_ours(&seen, cloud) => host.domain(id)?,
+                domain => domain,
             };
             let volumes = match domain {
                 Some(_) => (false, false),
@@ -92,13 +90,8 @@ pub async fn look(ctx: &Context, record: &Record, ports: &[PortView]) -> Result<
         Ok((domain, (disk, seed), leases)) => {
             let halt = domain.as_ref().and_then(|domain| domain.halt);
             let agent = domain.as_ref().is_some_and(|domain| domain.agent);
-            let domain = domain.map_or(Domain::Absent, |seen| {
-                let domain = judge(ctx, incarnation, &seen);
-                let named = seen.name == hv::domain_name(ctx.cloud, id);
-                let has_ours = || ports.iter().any(|port| seen.macs.contains(&port.mac));
-                let disguised = domain == Domain::Foreign && (named || has_ours());
-                if disguised { Domain::Unstamped } else { domain }
-            });
+            let domain =
+                domain.map_or(Domain::Absent, |seen| judge(cloud, incarnation, ports, &seen));
             let mut parts = Parts { base: false, disk, seed, ran: record.observed_boot.is_some() };
             if matches!(domain, Domain::Absent) && !disk {
                 parts.base = host_images::is_present(ctx, host, record.image_id).await?;
@@ -203,14 +196,21 @@ fn same_boot(record: &Record, domain: Domain) -> bool {
     }
 }
 
-/// Whose the domain is, by its stamp.
-fn judge(ctx: &Context, incarnation: IncarnationId, seen: &DomainSeen) -> Domain {
-    match (&seen.stamp, seen.power) {
-        (Some(stamp), _) if stamp.cloud != ctx.cloud => Domain::Foreign,
-        (None, _) => Domain::Foreign,
-        (Some(stamp), _) if stamp.incarnation != incarnation => Domain::Stale,
-        (Some(stamp), hv::Power::Running) => Domain::Running { boot: stamp.boot },
-        (Some(stamp), hv::Power::Paused) => Domain::Paused { boot: stamp.boot },
-        (Some(_), hv::Power::Off) => Domain::Off,
+fn is_ours(seen: &DomainSeen, cloud: Uuid) -> bool {
+    seen.stamp.is_some_and(|stamp| stamp.cloud == cloud)
+}
+
+/// Whose the domain is, by its stamp; without one, by its name and its MAC addresses.
+fn judge(cloud: Uuid, incarnation: IncarnationId, ports: &[PortView], seen: &DomainSeen) -> Domain {
+    let Some(stamp) = seen.stamp.filter(|stamp| stamp.cloud == cloud) else {
+        let named = seen.name == hv::domain_name(cloud, seen.id);
+        let has_ours = named || ports.iter().any(|port| seen.macs.contains(&port.mac));
+        return if has_ours { Domain::Unstamped } else { Domain::Foreign };
+    };
+    match seen.power {
+        _ if stamp.incarnation != incarnation => Domain::Stale,
+        hv::Power::Running => Domain::Running { boot: stamp.boot },
+        hv::Power::Paused => Domain::Paused { boot: stamp.boot },
+        hv::Power::Off => Domain::Off,
     }
 }
