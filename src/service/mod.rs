@@ -39,7 +39,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use write::{Begin, Write, asked};
+pub use write::{Begin, Write, asked, fingerprint};
 
 use crate::config::Config;
 use crate::domain::beat::Beats;

@@ -14,6 +14,7 @@ use super::quota::Adding;
 use super::{App, Write};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
+use crate::domain::event::{Actor, NewEvent, Outcome};
 use crate::domain::id::{HostId, TenantId};
 use crate::domain::instance::Unplaced;
 use crate::domain::policy::Policy;
@@ -214,6 +215,37 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         }
     };
     Err(no_capacity(explanation.summary.clone(), &explanation))
+}
+
+/// The same for several who are alike and have neither group nor reservation: the hosts and the line are read once.
+/// `false` where one of them found no room, or came too late for it: each is to be tried by itself, and told why.
+pub async fn claim_all(app: &App, write: &mut Write, all: &[(Actor, Unplaced)]) -> Result<bool> {
+    let Some((_, first)) = all.first() else { return Ok(true) };
+    let mut index = index(app, write.conn()).await?;
+    let mut line = Line::read(app, write.conn(), first, &mut index).await?;
+    let mut kept = line.serve(app, &mut index)?;
+    let mut cursor = *app.round_robin();
+    let mut claims = Vec::with_capacity(all.len());
+    for (_, who) in all {
+        let wishes = line.wishes(app, who, &index)?;
+        let found = kept.serve(&mut index, &mut cursor, wishes, who.tenant_id, false);
+        let Ok(host) = found else { return Ok(false) };
+        claims.push((Uuid::new_v4(), Claim::of(who, host, None)));
+    }
+    let now = write.now;
+    if store::incarnations::claim(write.conn(), &claims, now).await?.len() < claims.len() {
+        return Ok(false);
+    }
+    *app.round_robin() = cursor;
+    let placed = all.iter().map(|(actor, who)| NewEvent {
+        kind: "instance.placed",
+        subject: who.subject(),
+        actor: actor.clone(),
+        outcome: Outcome::Done,
+        detail: json!(who.size()),
+    });
+    store::events::insert_all(write.conn(), &placed.collect::<Vec<_>>(), now).await?;
+    Ok(true)
 }
 
 /// Of who found room, and was too late for it, each time.

@@ -35,7 +35,7 @@ pub struct Write {
 }
 
 impl App {
-    /// Opens a change for many callers, of whom `first` is one, none with an idempotency key.
+    /// Opens a change for many callers, of whom `first` is one; their idempotency keys are their own business.
     pub async fn begin_for_many(&self, first: &Caller) -> Result<Write> {
         Ok(Write {
             tx: store::flush::begin_softly(&self.db).await?,
@@ -59,13 +59,10 @@ impl App {
         let mut write = self.begin_for_many(caller).await?;
         write.key = caller.idempotency_key.clone().map(|key| (caller.user, key));
         let Some((user, key)) = write.key.clone() else { return Ok(Begin::Fresh(write)) };
-        let mut hasher = Sha256::new();
-        hasher.update(operation);
-        hasher.update(serde_json::to_vec(&(caller.tenant, input)).map_err(Error::internal)?);
+        let fingerprint = fingerprint(caller, operation, input)?;
         let now = write.now;
-        let kept =
-            store::idempotency::take(write.conn(), user, &key, operation, &hasher.finalize(), now)
-                .await?;
+        let kept = store::idempotency::take(write.conn(), user, &key, operation, &fingerprint, now)
+            .await?;
         match kept {
             None => Ok(Begin::Fresh(write)),
             Some(answer) => {
@@ -154,7 +151,7 @@ impl Write {
         app.changes.durable(&app.db).await
     }
 
-    /// Commits what has no idempotency key, and tells the process. It is not yet on the disk.
+    /// Commits, and tells the process. It is not yet on the disk; an answer to keep was kept before.
     pub async fn commit_softly(self) -> Result<()> {
         self.tx.commit().await?;
         tracing::debug!("committed");
@@ -166,6 +163,18 @@ impl Write {
         }
         Ok(())
     }
+}
+
+/// What tells the caller's request from others that may come under its key.
+pub fn fingerprint(
+    caller: &Caller,
+    operation: &'static str,
+    input: &impl Serialize,
+) -> Result<Vec<u8>> {
+    let mut hasher = Sha256::new();
+    hasher.update(operation);
+    hasher.update(serde_json::to_vec(&(caller.tenant, input)).map_err(Error::internal)?);
+    Ok(hasher.finalize().to_vec())
 }
 
 /// By which request an item comes on the work list, said by the request itself.

@@ -49,11 +49,12 @@ pub async fn insert_all(conn: &mut PgConnection, events: &[NewEvent], now: Time)
     let texts =
         |one: &dyn Fn(&NewEvent) -> String| -> Vec<String> { events.iter().map(one).collect() };
     sqlx::query(
-        "insert into events (id, at, tenant_id, kind, resource_kind, resource_id, resource_name, actor, request_id, outcome, detail)
-         select e.id, $1, e.tenant_id, e.kind, e.resource_kind, e.resource_id, e.resource_name, e.actor,
+        "insert into events (id, at, tenant_id, kind, resource_kind, resource_id, resource_name, actor, actor_id, request_id,
+                             outcome, detail)
+         select e.id, $1, e.tenant_id, e.kind, e.resource_kind, e.resource_id, e.resource_name, e.actor, e.actor_id,
                 (select request_id from work w where w.kind = e.resource_kind and w.item = e.resource_id), e.outcome, e.detail
-         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::jsonb[])
-              as e(id, tenant_id, kind, resource_kind, resource_id, resource_name, actor, outcome, detail)",
+         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::jsonb[],
+                     $11::uuid[]) as e(id, tenant_id, kind, resource_kind, resource_id, resource_name, actor, outcome, detail, actor_id)",
     )
     .bind(now)
     .bind(events.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
@@ -65,6 +66,7 @@ pub async fn insert_all(conn: &mut PgConnection, events: &[NewEvent], now: Time)
     .bind(texts(&|event| event.actor.name.clone()))
     .bind(texts(&|event| event.outcome.as_str().into()))
     .bind(events.iter().map(|event| Json(&event.detail)).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.actor.user.map(|user| user.0)).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

@@ -48,6 +48,59 @@ pub async fn take(
     Ok(response)
 }
 
+/// A key, whose it is, and what tells its request from others.
+pub struct Key<'a> {
+    pub user: UserId,
+    pub key: &'a str,
+    pub fingerprint: Vec<u8>,
+}
+
+/// Takes all of these for this transaction. `false`: one was used before, is named twice, or is another request's, and the
+/// transaction is of no use; each is to be taken by itself.
+pub async fn take_all(
+    conn: &mut PgConnection,
+    keys: &[Key<'_>],
+    operation: &str,
+    now: Time,
+) -> Result<bool> {
+    if keys.is_empty() {
+        return Ok(true);
+    }
+    // In one order, so that two that share keys wait for one another and not both.
+    let taken = sqlx::query(
+        "insert into idempotency_keys (user_id, key, operation, fingerprint, created_at)
+         select k.user_id, k.key, $4, k.fingerprint, $5
+         from unnest($1::uuid[], $2::text[], $3::bytea[]) as k (user_id, key, fingerprint) order by k.user_id, k.key
+         on conflict (user_id, key) do nothing",
+    )
+    .bind(keys.iter().map(|key| key.user.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.key).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.fingerprint.as_slice()).collect::<Vec<_>>())
+    .bind(operation)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(taken.rows_affected() == keys.len() as u64)
+}
+
+/// Keeps the answers, in the order of their keys.
+pub async fn keep_all(conn: &mut PgConnection, keys: &[Key<'_>], answers: &[Value]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update idempotency_keys i set response = k.response
+         from unnest($1::uuid[], $2::text[], $3::jsonb[]) as k (user_id, key, response)
+         where i.user_id = k.user_id and i.key = k.key",
+    )
+    .bind(keys.iter().map(|key| key.user.0).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.key).collect::<Vec<_>>())
+    .bind(answers)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Keeps the answer.
 pub async fn keep(
     conn: &mut PgConnection,

@@ -1,12 +1,10 @@
 //! Instances over HTTP, made real on a fake host by the real reconciler.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Answer, Api, Client};
+use crate::harness::{Api, Client};
 
 fn path(thing: &Value) -> String {
     format!("/v1/instances/{}", thing["id"].as_str().expect("id"))
@@ -316,71 +314,4 @@ async fn a_guest_is_believed_to_be_through_with_cloud_init_only_where_it_shows_a
     let told = api.member.get(&wait).await.expect(200);
     let failed = json!({"status": "error", "errors": ["('runcmd',  [2J)"]});
     assert_eq!(told["cloud_init"], failed, "{told}");
-}
-
-/// Creates `names` at once, all but the first while the first is under way; gives their answers.
-async fn gathered(api: &Api, names: std::ops::Range<usize>) -> Vec<Answer> {
-    let mut held = api.app.db.begin().await.expect("a transaction");
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('tenant' || $1::text, 0))")
-        .bind(api.tenant_a)
-        .execute(&mut *held)
-        .await
-        .expect("the tenant's turn");
-    let mut asked = Vec::new();
-    for n in names {
-        let client = if n % 2 == 0 { api.member.clone() } else { api.owner.clone() };
-        let new = json!({"name": format!("vm-{n}"), "image": "tiny", "flavor": "nano", "labels": {"n": n.to_string()},
-                         "user_data": format!("#cloud-config\n# {n}\n"), "wanted": "stopped"});
-        asked.push(tokio::spawn(async move { client.post("/v1/instances", &new).await }));
-        let under_way = || api.app.limits().in_use()[0].1 as usize;
-        while under_way() < asked.len() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    held.rollback().await.expect("let go");
-    let answers = futures_util::future::join_all(asked).await;
-    answers.into_iter().map(|answer| answer.expect("an answer")).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn creates_that_come_together_are_recorded_together_and_each_is_its_own() {
-    let api = cloud().await;
-    let made = gathered(&api, 0..11).await;
-    for (n, answer) in made.iter().enumerate() {
-        let made = answer.expect(202);
-        assert_eq!(made["name"], format!("vm-{n}"));
-        let path = format!("/v1/instances/{}", made["id"].as_str().expect("an id"));
-        let kept = api.member.get(&path).await.expect(200);
-        assert_eq!((&kept["name"], &kept["labels"]["n"]), (&made["name"], &json!(n.to_string())));
-    }
-    let one = |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&api.app.db);
-    let transactions =
-        one("select count(distinct created_at) from instances").await.expect("a count");
-    assert_eq!(transactions, 2, "the first, and those that came meanwhile");
-    let mixed = one(
-        "select count(*) from instances i join events e on e.resource_id = i.id and e.kind = 'instance.create'
-         where i.user_data = '#cloud-config' || chr(10) || '# ' || (i.labels ->> 'n') || chr(10) and i.request_id = e.request_id
-           and i.created_by = e.actor_id and e.resource_name = i.name",
-    );
-    assert_eq!(mixed.await.expect("a count"), 11, "each has its own");
-    let users = one("select count(distinct created_by) from instances").await.expect("a count");
-    assert_eq!(users, 2);
-
-    // Who does not fit is refused by itself, and takes nobody along.
-    let path = format!("/v1/tenants/{}", api.tenant_a);
-    api.admin.patch(&path, &json!({"quota": {"instances": 15}})).await.expect(200);
-    let more = gathered(&api, 11..21).await;
-    let count = |status: u16| more.iter().filter(|answer| answer.status == status).count();
-    assert_eq!((count(202), count(409)), (4, 6), "{more:?}");
-    let kept = one("select count(*) from instances").await.expect("a count");
-    assert_eq!(kept, 15);
-    // One whose client goes away is made all the same, or not at all, and the others are.
-    let gone = tokio::time::timeout(Duration::from_millis(1), async {
-        let new = json!({"name": "gone", "image": "tiny", "flavor": "nano", "wanted": "stopped"});
-        api.owner.post("/v1/instances", &new).await
-    });
-    let _ = gone.await;
-    let faults = api.admin.get("/v1/fsck").await.expect(200);
-    assert_eq!(faults["findings"], json!([]), "{faults:#}");
 }

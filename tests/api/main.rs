@@ -5,6 +5,7 @@ mod client;
 mod exposition;
 mod process;
 mod queue;
+mod gathered;
 mod groups;
 mod harness;
 #[path = "../common/backup.rs"]

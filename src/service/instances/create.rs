@@ -24,11 +24,15 @@ use crate::placement::Explanation;
 use crate::service::authorize::authorize;
 use crate::service::{self, Begin, Write, images, quota};
 use crate::store;
+use crate::store::idempotency::Key;
 use crate::store::instances::{Insert, Own};
 use crate::store::ports::PortView;
 use crate::store::work::Asked;
 use check::{Checked, check};
 use gather::Gathered;
+
+/// As the OpenAPI document calls it.
+const OPERATION: &str = "create_instance";
 
 /// What a dry run answers: the instance as it would be, and placement's account.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -58,23 +62,20 @@ impl Wish {
 
 /// Records the wish for a new instance.
 pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
-    authorize(caller, "create_instance")?;
-    if caller.idempotency_key.is_some() {
-        return once(app, caller, new).await;
-    }
-    let wish = Wish::of(caller, new, app.clock.now())?;
+    authorize(caller, OPERATION)?;
+    let wish = match Wish::of(caller, new, app.clock.now()) {
+        // The answer that was given comes before every check: the end of what was accepted may have come meanwhile.
+        Err(_) if caller.idempotency_key.is_some() => return alone(app, caller, new).await,
+        checked => checked?,
+    };
     match gather::create(app, wish).await? {
         Gathered::Done(instance) => Ok(instance),
-        Gathered::Alone(wish) => {
-            let write = app.begin_for_many(&wish.caller).await?;
-            record(app, write, &wish).await
-        }
+        Gathered::Alone => alone(app, caller, new).await,
     }
 }
 
-/// Under a key: the answer that was given comes before every check, since the end of what was accepted may have come meanwhile.
-async fn once(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
-    let write = match app.begin(caller, "create_instance", new).await? {
+async fn alone(app: &App, caller: &Caller, new: &NewInstance) -> Result<Instance> {
+    let write = match app.begin(caller, OPERATION, new).await? {
         Begin::Replay(instance) => return Ok(instance),
         Begin::Fresh(write) => write,
     };
@@ -97,18 +98,42 @@ fn at_once(wish: &Wish) -> bool {
     wish.new.on_no_capacity == OnNoCapacity::Fail && wish.checked.wanted == Wanted::Running
 }
 
-/// Records all of these, or none: they are alike.
-async fn together(app: &App, wishes: &[Wish]) -> Result<Vec<Instance>> {
-    let Some(first) = wishes.first() else { return Ok(Vec::new()) };
+/// Records all of these, or none: they are alike. `None`: each is to be recorded by itself.
+async fn together(app: &App, wishes: &[Wish]) -> Result<Option<Vec<Instance>>> {
+    let Some(first) = wishes.first() else { return Ok(None) };
     let mut write = app.begin_for_many(&first.caller).await?;
+    let keyed =
+        wishes.iter().filter_map(|wish| Some((wish, wish.caller.idempotency_key.as_ref()?)));
+    let keys = keyed.map(|(wish, key)| {
+        let fingerprint = service::fingerprint(&wish.caller, OPERATION, &wish.new)?;
+        Ok(Key { user: wish.caller.user, key, fingerprint })
+    });
+    let keys = keys.collect::<Result<Vec<_>>>()?;
+    let now = write.now;
+    if !store::idempotency::take_all(write.conn(), &keys, OPERATION, now).await? {
+        return Ok(None);
+    }
     let made = insert(app, &mut write, first, wishes).await?;
+    if at_once(first) {
+        let each = wishes.iter().zip(&made);
+        let all: Vec<_> =
+            each.map(|(wish, (_, who))| ((&wish.caller).into(), who.clone())).collect();
+        if !Box::pin(service::placement::claim_all(app, &mut write, &all)).await? {
+            return Ok(None);
+        }
+    }
+    let made: Vec<_> = made.into_iter().map(|(instance, _)| instance).collect();
+    let keyed = wishes.iter().zip(&made).filter(|(wish, _)| wish.caller.idempotency_key.is_some());
+    let answers = keyed.map(|(_, made)| serde_json::to_value(made).map_err(Error::internal));
+    let answers = answers.collect::<Result<Vec<_>>>()?;
+    store::idempotency::keep_all(write.conn(), &keys, &answers).await?;
     write.commit_softly().await?;
-    Ok(made.into_iter().map(|(instance, _)| instance).collect())
+    Ok(Some(made))
 }
 
 /// Does all that `create` does, asks placement, and takes everything back.
 pub async fn plan(app: &App, caller: &Caller, new: &NewInstance) -> Result<Plan> {
-    authorize(caller, "create_instance")?;
+    authorize(caller, OPERATION)?;
     // A dry run uses up no idempotency key.
     let caller = Caller { idempotency_key: None, ..caller.clone() };
     let wish = Wish::of(&caller, new, app.clock.now())?;

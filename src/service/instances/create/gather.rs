@@ -21,7 +21,7 @@ const MOST: usize = 64;
 pub enum Gathered {
     Done(Instance),
     /// It is to be tried by itself: it cannot be gathered, or one with which it was gathered had a fault.
-    Alone(Wish),
+    Alone,
 }
 
 /// A wish, and who waits for what becomes of it.
@@ -70,8 +70,10 @@ fn alike(wish: &Wish) -> Result<Alike> {
 
 /// Returns when the instance is on the disk.
 pub async fn create(app: &App, wish: Wish) -> Result<Gathered> {
-    if wish.caller.idempotency_key.is_some() || at_once(&wish) {
-        return Ok(Gathered::Alone(wish));
+    // Those that are placed at once see their group's members, and slots that others hold, each by itself.
+    let apart = at_once(&wish) && (wish.new.group.is_some() || wish.new.reservation.is_some());
+    if apart {
+        return Ok(Gathered::Alone);
     }
     let alike = alike(&wish)?;
     let (told, hears) = oneshot::channel();
@@ -145,11 +147,10 @@ impl Drop for Turn {
 async fn record(app: &App, batch: Vec<Waiting>) {
     let (wishes, told): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|waiting| (waiting.wish, waiting.told)).unzip();
-    let alone = wishes.len() == 1;
     let outcomes: Vec<_> = match together(app, &wishes).await {
-        Ok(instances) => instances.into_iter().map(|made| Ok(Gathered::Done(made))).collect(),
-        Err(error) if alone => vec![Err(error)],
-        Err(_) => wishes.into_iter().map(|wish| Ok(Gathered::Alone(wish))).collect(),
+        Ok(Some(made)) => made.into_iter().map(|made| Ok(Gathered::Done(made))).collect(),
+        Err(error) if wishes.len() == 1 => vec![Err(error)],
+        Ok(None) | Err(_) => wishes.iter().map(|_| Ok(Gathered::Alone)).collect(),
     };
     for (told, outcome) in told.into_iter().zip(outcomes) {
         // Its client may have gone.
