@@ -29,7 +29,6 @@ use crate::store::instances::{Insert, Own};
 use crate::store::ports::PortView;
 use crate::store::work::Asked;
 use check::{Checked, check};
-use gather::Gathered;
 
 /// As the OpenAPI document calls it.
 const OPERATION: &str = "create_instance";
@@ -69,8 +68,8 @@ pub async fn create(app: &App, caller: &Caller, new: &NewInstance) -> Result<Ins
         checked => checked?,
     };
     match gather::create(app, wish).await? {
-        Gathered::Done(instance) => Ok(instance),
-        Gathered::Alone => alone(app, caller, new).await,
+        Some(instance) => Ok(instance),
+        None => alone(app, caller, new).await,
     }
 }
 

@@ -17,12 +17,9 @@ use crate::service::App;
 /// Most that are recorded together: their locks are held for no longer than that takes.
 const MOST: usize = 64;
 
-/// What became of a wish.
-pub enum Gathered {
-    Done(Instance),
-    /// It is to be tried by itself: it cannot be gathered, or one with which it was gathered had a fault.
-    Alone,
-}
+/// What became of a wish; `None`: it is to be tried by itself, since it cannot be gathered, or one with which it was gathered
+/// had a fault.
+type Gathered = Option<Instance>;
 
 /// A wish, and who waits for what becomes of it.
 struct Waiting {
@@ -73,7 +70,7 @@ pub async fn create(app: &App, wish: Wish) -> Result<Gathered> {
     // Those that are placed at once see their group's members, and slots that others hold, each by itself.
     let apart = at_once(&wish) && (wish.new.group.is_some() || wish.new.reservation.is_some());
     if apart {
-        return Ok(Gathered::Alone);
+        return Ok(None);
     }
     let alike = alike(&wish)?;
     let (told, hears) = oneshot::channel();
@@ -98,7 +95,7 @@ pub async fn create(app: &App, wish: Wish) -> Result<Gathered> {
     }
     let gathered =
         hears.await.map_err(|_gone| Error::Internal(anyhow::anyhow!("a create was left")))??;
-    if let Gathered::Done(_) = gathered {
+    if gathered.is_some() {
         app.changes.durable(&app.db).await?;
     }
     Ok(gathered)
@@ -148,9 +145,9 @@ async fn record(app: &App, batch: Vec<Waiting>) {
     let (wishes, told): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|waiting| (waiting.wish, waiting.told)).unzip();
     let outcomes: Vec<_> = match together(app, &wishes).await {
-        Ok(Some(made)) => made.into_iter().map(|made| Ok(Gathered::Done(made))).collect(),
+        Ok(Some(made)) => made.into_iter().map(|made| Ok(Some(made))).collect(),
         Err(error) if wishes.len() == 1 => vec![Err(error)],
-        Ok(None) | Err(_) => wishes.iter().map(|_| Ok(Gathered::Alone)).collect(),
+        Ok(None) | Err(_) => wishes.iter().map(|_| Ok(None)).collect(),
     };
     for (told, outcome) in told.into_iter().zip(outcomes) {
         // Its client may have gone.
