@@ -38,7 +38,7 @@ async fn gathered(
         asked.push(tokio::spawn(async move {
             let ask = client.ask(Method::POST, "/v1/instances").json(&new);
             match key {
-                Some(key) => ask.header("idempotency-key", &format!("{key}-{n}")).send().await,
+                Some(key) => ask.header("idempotency-key", format!("{key}-{n}")).send().await,
                 None => ask.send().await,
             }
         }));
