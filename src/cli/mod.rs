@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::config::Flags;
+use crate::hypervisor;
 
 /// A small cloud in one binary.
 #[derive(Debug, Parser)]
@@ -54,6 +55,7 @@ enum Command {
 
 /// Runs the command that was asked for. Errors go to standard error, in a line that says what would do.
 pub fn main() -> ExitCode {
+    hypervisor::keep_little_memory();
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,7 +26,7 @@ use super::{
 use crate::domain::id::{IncarnationId, InstanceId, NetworkId};
 use connections::Connections;
 use events::Watcher;
-pub use ffi::trim_memory;
+pub use ffi::{keep_little_memory, trim_memory};
 
 /// One libvirt host. Connects when first asked, and again after a connection was lost.
 pub struct Libvirt {

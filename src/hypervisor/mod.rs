@@ -11,7 +11,7 @@ mod xml;
 
 pub use fake::{FakeHost, Inject};
 pub use hosts::Hosts;
-pub use libvirt::{Libvirt, trim_memory};
+pub use libvirt::{Libvirt, keep_little_memory, trim_memory};
 pub use names::domain as domain_name;
 
 use std::fmt;

@@ -26,8 +26,23 @@ pub fn init() -> Result<(), Fault> {
     READY.get_or_init(set_up).clone()
 }
 
-/// Gives freed memory back to the system. glibc keeps it, in each thread's arena, for what may come: after a busy hour that is
-/// more than all that is in use.
+/// Tells glibc's malloc to keep little of what is freed, for as long as the process lives. By itself it lets each thread's arena
+/// keep up to 64 MiB at its end, which `trim_memory` gives back of the first arena only: more than all that is in use. To be
+/// called before there are threads; the variables `MALLOC_…` of the environment are overruled.
+pub fn keep_little_memory() {
+    // glibc would raise both by itself, and no longer does once one was set.
+    const MIB: c_int = 1 << 20;
+    let arenas = thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 64));
+    // SAFETY: it takes no pointer, and reads and writes what is malloc's own.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, MIB);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MIB);
+        libc::mallopt(libc::M_ARENA_MAX, c_int::try_from(arenas).unwrap_or(2));
+    }
+}
+
+/// Gives freed memory back to the system. glibc keeps it between what is in use, for what may come.
 pub fn trim_memory() {
     // SAFETY: it takes no pointer, and may be called by any thread at any time.
     #[cfg(target_env = "gnu")]
