@@ -240,6 +240,16 @@ fn unowned(
     // Files may be another host's, whose directory is this one's.
     let all: HashSet<_> = known.iter().map(|(id, _)| *id).chain(here.iter().copied()).collect();
     let mut findings = Vec::new();
+    for name in &host.volumes {
+        if let Some(Owner::Incarnation(of)) = owner(name)
+            && all.contains(&of)
+            && *name != disk_name(of)
+            && *name != seed_name(of)
+        {
+            let what = "somebody put it on top of an instance's disk (an external snapshot): merge it (virsh blockcommit), or the next start is from the disk below";
+            findings.push(about("snapshot", Some(id), name, what));
+        }
+    }
     let mut find = |thing: String, what: &str| {
         findings.push(about("orphan", Some(id), thing, format!("{what} that nobody owns")));
     };

@@ -56,13 +56,15 @@ async fn each_difference_between_database_hosts_and_images_is_found() {
     for front in ["disk-", "seed-", "base-"] {
         api.host.delete_volume(named(front)).expect("deleted");
     }
+    let disk = named("disk-").strip_suffix(".qcow2").expect("a qcow2");
+    api.host.add_foreign_volume(&format!("{disk}.before-upgrade"), 1);
     let foreign = Uuid::now_v7();
     api.host.add_foreign_volume("somebody's.qcow2", 1);
     api.host.add_foreign_volume(&format!("seed-{foreign}.iso"), 1);
     api.host.print(IncarnationId(foreign), "hello");
     let network = api.host.content().networks.keys().next().copied().expect("a network");
     api.host.delete_network(pileus::domain::id::NetworkId(network)).expect("deleted");
-    let on_host = ["base_image", "disk", "domain", "network", "orphan", "seed"];
+    let on_host = ["base_image", "disk", "domain", "network", "orphan", "seed", "snapshot"];
     assert_eq!(checks(&api).await, on_host.map(str::to_owned).into());
     let report = fsck(&api).await;
     assert!(!report.to_string().contains("somebody's"), "what is not ours is no fault: {report:#}");
