@@ -186,7 +186,7 @@ settings! {
     }
     "Placement" {
         placement_policy: String = "best_fit" of ["best_fit", "best_fit_sum", "lifetime_fit", "round_robin", "spread"], "How a host is chosen among those that fit, where neither the request nor its flavor says";
-        queue_hold: Duration[s] = "3600" in 0..=604800, "For so long what comes free on the best host is kept for an instance that waits for room; after that, smaller ones that came later may take it";
+        queue_hold: Duration[s] = "3600" in 0..=604800, "For so long what comes free on the best host is kept for an instance that waits for room; then for as long smaller ones that came later may take it, and so on in turn; 0: nothing is kept";
         overcommit_cpu: f64 = "4" in 0.1..=64, "vCPUs promised per CPU of a new host";
         overcommit_memory: f64 = "1" in 0.1..=4, "Memory promised per memory of a new host";
         overcommit_disk: f64 = "1" in 0.1..=64, "Disk promised per disk of a new host";

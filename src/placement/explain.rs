@@ -142,10 +142,16 @@ impl Class<'_> {
         self.admitted(request) && self.has_room(request)
     }
 
+    /// What would have to come free of each; more than is needed where it carries more than its limit.
+    fn lacks(&self, request: &Request) -> [u32; 3] {
+        let (need, used, limit) = (request.need.parts(), self.used.parts(), self.limit.parts());
+        std::array::from_fn(|r| used[r].saturating_add(need[r]).saturating_sub(limit[r]))
+    }
+
     /// The largest share of a needed amount that is lacking.
     pub(super) fn shortfall(&self, request: &Request) -> Share {
-        let (need, free) = (request.need.parts(), self.free().parts());
-        let shares = (0..3).map(|r| Share::new(need[r].saturating_sub(free[r]), need[r], 0));
+        let (need, lacks) = (request.need.parts(), self.lacks(request));
+        let shares = (0..3).map(|r| Share::new(lacks[r], need[r], 0));
         shares.max().unwrap_or(Share::new(0, 1, 0))
     }
 
@@ -166,13 +172,10 @@ impl Class<'_> {
             refused_by.push(Refusal::OverLimit { used: self.used, limit: self.limit });
         }
         let (need, free) = (request.need.parts(), self.free().parts());
+        let lacks = self.lacks(request);
         let kinds = [Refusal::Vcpus, Refusal::MemoryMib, Refusal::DiskGib];
         for (r, kind) in kinds.into_iter().enumerate().filter(|(r, _)| need[*r] > free[*r]) {
-            refused_by.push(kind(Shortage {
-                need: need[r],
-                have: free[r],
-                lacks: need[r] - free[r],
-            }));
+            refused_by.push(kind(Shortage { need: need[r], have: free[r], lacks: lacks[r] }));
         }
         let rank = request.policy.rank(self.limit, self.free(), request.need);
         HostClass {

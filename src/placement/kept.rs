@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use chrono::TimeDelta;
+
 use super::host::Request;
 use super::index::{Index, NoFit};
 use super::policy::RoundRobin;
@@ -17,10 +19,18 @@ pub struct Kept {
     tenants: BTreeSet<TenantId>,
 }
 
+/// Whether a host is kept for one that has waited for so long: for as long as `hold`, then as long not, and so on. Not for ever,
+/// since who can never be served would stop all; and again and again, since a big one would never be served else.
+pub fn is_patient(waited: TimeDelta, hold: TimeDelta) -> bool {
+    let turns = waited.num_milliseconds().checked_div(hold.num_milliseconds());
+    turns.is_some_and(|turns| turns % 2 == 0)
+}
+
 impl Kept {
     /// Takes the room that the first of these wishes finds which finds any, on hosts that are kept for nobody. Where none does, the
     /// host that lacks the least for the last one, which asks for the least, is kept for a `patient` one: else a big one waits
-    /// for ever while small ones come and go.
+    /// for ever while small ones come and go. None is kept for one that has to be where its own group is: what it lacks, they may
+    /// have for as long as they live.
     ///
     /// # Errors
     /// No host has room that is not kept.
@@ -40,7 +50,10 @@ impl Kept {
             && patient
             && self.hosts.len() < MOST
             && !self.tenants.contains(&tenant)
-            && let Some(host) = wishes.last().and_then(|wish| index.would_take(wish))
+            && let Some(host) = wishes
+                .last()
+                .filter(|wish| wish.together.is_none())
+                .and_then(|wish| index.would_take(wish))
         {
             self.hosts.insert(host);
             self.tenants.insert(tenant);

@@ -35,7 +35,7 @@ pub use candidate::{KEPT, index, no_slot, request, sizes, view, wishes};
 pub use explain::{FlavorSize, MAX_CLASSES};
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};
-pub use kept::Kept;
+pub use kept::{Kept, is_patient};
 pub use lifetime::{ExitClass, Guests, Labels, Learner, Residents, Stay, longest_first};
 pub use policy::{Policy, RoundRobin};
 pub use resources::Resources;

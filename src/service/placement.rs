@@ -73,6 +73,7 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     let who = asked(tenant, query, flavor.as_ref(), group_id, reservation.as_ref())?;
     let mut placement = explain(app, caller, &mut conn, &who).await?;
     let over = over_quota(&mut conn, tenant, &who).await?;
+    let has_room = placement.chosen.is_some();
     let fits = placement.chosen.is_some() && over.is_empty();
     // Where a host has room and one quota is in the way, that alone would do; else it is said beside the rest.
     let alone = placement.chosen.is_some() && over.len() == 1;
@@ -82,9 +83,17 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         placement.would_fit_if = vec![WouldFit::QuotaRaised { quota: quota.into(), to }];
         placement.summarise();
     }
-    for (quota, to) in over.iter().filter(|_| !alone) {
-        let too = format!("; the quota of {quota} is in the way, too: it would have to be {to}");
-        placement.summary.push_str(&too);
+    if has_room && over.len() > 1 {
+        let all: Vec<_> = over.iter().map(|(quota, to)| format!("{quota} {to}")).collect();
+        let all = all.join(", ");
+        placement.summary =
+            format!("a host has room, and quotas are in the way, which would have to be: {all}");
+    } else if !alone {
+        for (quota, to) in &over {
+            let too =
+                format!("; the quota of {quota} is in the way, too: it would have to be {to}");
+            placement.summary.push_str(&too);
+        }
     }
     let waiting = store::queue::length(&mut conn).await?;
     Ok(PlacementAnswer { fits, waiting, placement })
@@ -98,12 +107,17 @@ async fn over_quota(
 ) -> Result<Vec<(&'static str, i64)>> {
     let Some(quota) = store::tenants::quota(conn, tenant).await? else { return Ok(Vec::new()) };
     let used = store::tenants::usage(conn, tenant).await?;
-    let adding = Adding {
-        instances: 1,
-        vcpus: who.vcpus.into(),
-        memory_mib: who.memory_mib,
-        disk_gib: who.disk_gib,
-        ..Adding::default()
+    let instance = Adding { instances: 1, ..Adding::default() };
+    // A slot is counted already, whoever has it.
+    let adding = if who.reservation_id.is_some() {
+        instance
+    } else {
+        Adding {
+            vcpus: who.vcpus.into(),
+            memory_mib: who.memory_mib,
+            disk_gib: who.disk_gib,
+            ..instance
+        }
     };
     Ok(quota.over(&used, &adding))
 }

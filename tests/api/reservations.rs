@@ -94,6 +94,10 @@ async fn a_reservation_is_whole_or_not_at_all_is_counted_and_is_its_tenants_own(
     let inside = make(&api.member, "in", "c16", json!({"reservation": "nightly"})).await;
     runs(&api.member, &inside).await;
     assert_eq!(api.admin.get(&tenant).await.expect(200)["usage"]["vcpus"], 128);
+    api.admin.patch(&tenant, &json!({"quota": {"vcpus": 128}})).await.expect(200);
+    let explain = json!({"flavor": "c16", "reservation": "nightly"});
+    let told = api.member.post("/v1/placement/explain", &explain).await.expect(200);
+    assert_eq!(told["fits"], true, "{told:#}");
     // A host with slots does not leave.
     let host = format!("/v1/hosts/{}", crate::harness::MORE[0].0.0);
     api.admin.delete(&host).await.problem(409, "host-in-use");

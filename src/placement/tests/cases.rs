@@ -1,8 +1,10 @@
 //! Single cases, each with the answer that is due.
 
+use chrono::TimeDelta;
+
 use super::*;
 use crate::domain::id::TenantId;
-use crate::placement::{Kept, NoFit};
+use crate::placement::{Kept, NoFit, WouldFit, is_patient};
 
 fn summary(index: &Index, request: &Request) -> (String, String) {
     let account = index.explain(request, &RoundRobin::default());
@@ -130,4 +132,42 @@ fn a_tenant_has_one_host_kept_and_only_while_it_is_patient() {
     // That is the first; what fits goes to the others.
     assert_eq!([serve(4, other, true), serve(4, other, true)], [Ok(id(2)), Ok(id(3))]);
     assert_eq!(serve(4, other, true), Err(NoFit));
+}
+
+#[test]
+fn a_host_is_kept_again_and_again_and_never_for_one_that_its_own_group_is_in_the_way_of() {
+    let hold = TimeDelta::seconds(10);
+    let patient = [0, 9, 10, 19, 20, 39].map(|s| is_patient(TimeDelta::seconds(s), hold));
+    assert_eq!(patient, [true, true, false, false, true, false]);
+    assert!(!is_patient(TimeDelta::zero(), TimeDelta::zero()));
+    assert!(is_patient(TimeDelta::seconds(1 << 40), TimeDelta::MAX));
+
+    let mut index = index([plain(1, Resources::new(8, 1024, 10), Resources::new(4, 0, 0))]);
+    let tenant = TenantId(Uuid::from_u128(1));
+    let mut serve = |kept: &mut Kept, vcpus, together: Option<BTreeSet<HostId>>| {
+        let mut wish = Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit);
+        wish.together = together;
+        kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], tenant, true)
+    };
+    let mut kept = Kept::default();
+    assert_eq!(serve(&mut kept, 8, Some([id(1)].into())), Err(NoFit));
+    assert_eq!(serve(&mut kept, 1, None), Ok(id(1)), "nothing is kept for it");
+    assert_eq!(serve(&mut kept, 8, None), Err(NoFit));
+    assert_eq!(serve(&mut kept, 1, None), Err(NoFit), "it is kept for this one");
+}
+
+#[test]
+fn what_is_carried_over_a_limit_has_to_come_free_too() {
+    let limit = Resources::new(8, 1024, 10);
+    let index = index([
+        plain(1, limit, Resources::new(16, 0, 0)),
+        plain(2, limit, Resources::new(8, 0, 0)),
+    ]);
+    let wish = Request::new(Resources::new(8, 1, 1), Policy::BestFit);
+    let explanation = index.explain(&wish, &RoundRobin::default());
+    let freed = explanation.would_fit_if.iter().find_map(|change| match change {
+        WouldFit::Freed { amount, host } => Some((*amount, host.clone().map(|host| host.id))),
+        _ => None,
+    });
+    assert_eq!(freed, Some((Resources::new(8, 0, 0), Some(id(2)))));
 }

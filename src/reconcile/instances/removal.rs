@@ -62,7 +62,8 @@ impl Look<'_> {
         }
         self.finish(&mut tx, json!({})).await?;
         tx.commit().await?;
-        if placed.is_some() {
+        // Who waited may have been in the way of others.
+        if placed.is_some() || self.record.queued_at.is_some() {
             store::queue::wake(&mut *self.ctx.conn().await?, now).await?;
         }
         self.ctx.changes.changed(self.record.id.0);

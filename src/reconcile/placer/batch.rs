@@ -230,8 +230,8 @@ impl Decide<'_> {
     fn on_host(&mut self, who: &Unplaced, wishes: Vec<Request>) -> Choice {
         // Of a soft group's wishes the last: it asks for the least, and what it lacks is what is lacking.
         let least = wishes[wishes.len() - 1].clone();
-        // Not for ever: else who can never be served stops all.
-        let patient = who.queued_at.is_none_or(|since| self.now - since < self.hold);
+        let waited = who.queued_at.map_or(TimeDelta::zero(), |since| self.now - since);
+        let patient = placement::is_patient(waited, self.hold);
         let Room { index, cursor, .. } = &mut *self.room;
         match self.kept.serve(index, cursor, wishes, who.tenant_id, patient) {
             Ok(host) => Choice::Host(host, None),

@@ -181,6 +181,10 @@ pub async fn act(
         store::instances::wish(write.conn(), id, &wish).await?;
         if !matches!(wish.wanted, Wanted::Running | Wanted::Paused) {
             store::queue::leave(write.conn(), &[id]).await?;
+            // It may have been in the way of others.
+            if record.queued_at.is_some() {
+                write.wake_queue().await?;
+            }
         }
         write.touch(Kind::Instance, id.0).await?;
         let detail = json!({ "from": record.wanted, "to": wish.wanted, "hard": wish.hard, "boot": wish.boot });

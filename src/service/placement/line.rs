@@ -68,7 +68,8 @@ impl Line {
         let now = app.clock.now();
         for other in &self.waiting {
             let wishes = self.wishes(app, other, index)?;
-            let patient = other.queued_at.is_none_or(|since| now - since < hold);
+            let waited = other.queued_at.map_or(TimeDelta::zero(), |since| now - since);
+            let patient = placement::is_patient(waited, hold);
             let found = kept.serve(index, &mut cursor, wishes, other.tenant_id, patient);
             if let (Ok(host), Some(members)) =
                 (found, other.group_id.and_then(|id| self.groups.get_mut(&id)))
