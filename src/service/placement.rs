@@ -15,10 +15,12 @@ use super::{App, Write};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome};
-use crate::domain::id::{HostId, TenantId};
+use crate::domain::id::HostId;
 use crate::domain::instance::Unplaced;
 use crate::domain::policy::Policy;
-use crate::placement::{self, Explanation, Index, KEPT, Kept, Request, RoundRobin, WouldFit};
+use crate::placement::{
+    self, Explanation, Index, KEPT, Kept, Request, Resources, RoundRobin, WouldFit,
+};
 use crate::store;
 use crate::store::incarnations::Claim;
 use crate::store::reservations::Slot;
@@ -72,7 +74,21 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     };
     let who = asked(tenant, query, flavor.as_ref(), group_id, reservation.as_ref())?;
     let mut placement = explain(app, caller, &mut conn, &who).await?;
-    let over = over_quota(&mut conn, tenant, &who).await?;
+    let quota = store::tenants::quota(&mut conn, tenant).await?;
+    let quota = quota.ok_or_else(|| Error::not_found("tenant", tenant))?;
+    let used = store::tenants::usage(&mut conn, tenant).await?;
+    let over = quota.over(&used, &adding(&who, placement.need));
+    // What the quota has no room for would not do.
+    let changes = placement.would_fit_if.len();
+    placement.would_fit_if.retain(|change| match change {
+        WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
+            quota.over(&used, &adding(&who, *need)).is_empty()
+        }
+        _ => true,
+    });
+    if placement.would_fit_if.len() < changes {
+        placement.summarise();
+    }
     let has_room = placement.chosen.is_some();
     let fits = placement.chosen.is_some() && over.is_empty();
     // Where a host has room and one quota is in the way, that alone would do; else it is said beside the rest.
@@ -99,27 +115,15 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     Ok(PlacementAnswer { fits, waiting, placement })
 }
 
-/// The quotas that one more of its size would go over, each with the quota that would do.
-async fn over_quota(
-    conn: &mut PgConnection,
-    tenant: TenantId,
-    who: &Unplaced,
-) -> Result<Vec<(&'static str, i64)>> {
-    let Some(quota) = store::tenants::quota(conn, tenant).await? else { return Ok(Vec::new()) };
-    let used = store::tenants::usage(conn, tenant).await?;
-    let instance = Adding { instances: 1, ..Adding::default() };
-    // A slot is counted already, whoever has it.
-    let adding = if who.reservation_id.is_some() {
-        instance
-    } else {
-        Adding {
-            vcpus: who.vcpus.into(),
-            memory_mib: who.memory_mib,
-            disk_gib: who.disk_gib,
-            ..instance
-        }
-    };
-    Ok(quota.over(&used, &adding))
+/// What one more like it, of this size, would add to the use.
+fn adding(who: &Unplaced, need: Resources) -> Adding {
+    let one = Adding { instances: 1, ..Adding::default() };
+    if who.reservation_id.is_some() {
+        // A slot is counted already, whoever has it.
+        return one;
+    }
+    let [vcpus, memory_mib, disk_gib] = need.parts().map(i64::from);
+    Adding { vcpus, memory_mib, disk_gib, ..one }
 }
 
 /// Placement's account of an instance, as the caller may see it: what would come of it now, those who wait already served first.

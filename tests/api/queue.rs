@@ -311,6 +311,20 @@ async fn placement_explains_itself_with_the_flavor_the_host_and_the_quota_that_w
     // No single change would do: none is told that would not.
     let both = ask(&api.member, json!({"flavor": "c64"})).await.expect(200);
     assert!(!both["placement"]["would_fit_if"].to_string().contains("quota_raised"), "{both:#}");
+    let left = 50 - 48;
+    for change in both["placement"]["would_fit_if"].as_array().expect("changes") {
+        let need = change["need"]["vcpus"].as_i64().unwrap_or(0);
+        assert!(need <= left, "the quota has no room for it: {change}");
+    }
+    let few = json!({"quota": {"vcpus": 50, "instances": 1}});
+    api.admin.patch(&tenant, &few).await.expect(200);
+    let many = ask(&api.member, json!({"flavor": "c16"})).await.expect(200);
+    let summary = many["placement"]["summary"].as_str().expect("a summary").to_owned();
+    assert!(
+        summary.contains("quotas are in the way") && summary.contains("instances"),
+        "{summary}"
+    );
+    api.admin.patch(&tenant, &json!({"quota": {"instances": 100}})).await.expect(200);
     let summary = both["placement"]["summary"].as_str().expect("a summary");
     assert!(summary.contains("the quota of vcpus is in the way, too"), "{summary}");
     for (bad, fault) in [
