@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 
+use super::account::WouldFit;
 use super::host::Request;
 use super::index::{Index, NoFit};
 use super::policy::RoundRobin;
@@ -59,5 +60,30 @@ impl Kept {
             self.tenants.insert(tenant);
         }
         found
+    }
+
+    /// Whether the change would do for this wish, which fits nowhere now, beside the hosts that are kept. Of those that change no
+    /// host's room, nor what is kept.
+    pub fn lets(&self, change: &WouldFit, wish: &Request, index: &Index) -> bool {
+        let mut wish = wish.clone();
+        match change {
+            WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
+                wish.need = *need
+            }
+            WouldFit::OtherZone { zone, .. } => wish.zone.clone_from(zone),
+            WouldFit::NotRequired { traits, .. } => {
+                wish.required.retain(|one| !traits.contains(one))
+            }
+            WouldFit::NotForbidden { traits, .. } => {
+                wish.forbidden.retain(|one| !traits.contains(one));
+            }
+            WouldFit::GroupSoft { .. }
+            | WouldFit::HostAdded { .. }
+            | WouldFit::Freed { .. }
+            | WouldFit::HostReady { .. }
+            | WouldFit::QuotaRaised { .. } => return true,
+        }
+        wish.exclude.extend(&self.hosts);
+        index.place(&wish, &mut RoundRobin::default()).is_ok()
     }
 }

@@ -154,13 +154,17 @@ pub async fn explain(
         Some(_) => Vec::new(),
         None => placement::sizes(store::flavors::first(conn).await?)?,
     };
-    let explanation =
+    let mut explanation =
         seen(caller, index.explain_among(fitting.unwrap_or(least), &cursor, &flavors));
-    if fitting.is_some() {
-        let mut kept = line.serve(app, &mut index)?;
-        if kept.serve(&mut index, &mut cursor.clone(), wishes, who.tenant_id, false).is_err() {
-            return Ok(refused_by(explanation, KEPT));
+    let mut kept = line.serve(app, &mut index)?;
+    if fitting.is_none() {
+        let changes = explanation.would_fit_if.len();
+        explanation.would_fit_if.retain(|change| kept.lets(change, least, &index));
+        if explanation.would_fit_if.len() < changes {
+            explanation.summarise();
         }
+    } else if kept.serve(&mut index, &mut cursor.clone(), wishes, who.tenant_id, false).is_err() {
+        return Ok(refused_by(explanation, KEPT));
     }
     Ok(explanation)
 }

@@ -202,6 +202,11 @@ async fn who_would_rather_fail_gets_a_409_and_leaves_nothing() {
     let big = make(&api.member, "big", "c32", json!({})).await;
     waits(&api.member, &big).await;
     let problem = api.member.post("/v1/instances", &new("c16")).await.problem(409, "no-capacity");
+    // Nor is told to take what is kept.
+    let new_48 = json!({"name": "x", "image": "tiny", "flavor": "c48"});
+    let told = api.member.post("/v1/instances?dry_run=true", &new_48).await.expect(200);
+    let changes = told["placement"]["would_fit_if"].to_string();
+    assert!(!changes.contains("smaller_need") && !changes.contains("other_flavor"), "{told:#}");
     // Detail and account tell the same.
     assert!(problem["detail"].as_str().expect("a detail").contains("kept"), "{problem:#}");
     let account = &problem["explanation"];
