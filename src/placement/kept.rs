@@ -68,11 +68,11 @@ impl Kept {
         let mut wish = wish.clone();
         match change {
             WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
-                wish.need = *need
+                wish.need = *need;
             }
             WouldFit::OtherZone { zone, .. } => wish.zone.clone_from(zone),
             WouldFit::NotRequired { traits, .. } => {
-                wish.required.retain(|one| !traits.contains(one))
+                wish.required.retain(|one| !traits.contains(one));
             }
             WouldFit::NotForbidden { traits, .. } => {
                 wish.forbidden.retain(|one| !traits.contains(one));
