@@ -129,10 +129,10 @@ async fn host(app: &App, id: HostId, deep: bool) -> Result<Result<Seen, String>>
                         .networks()?
                         .into_iter()
                         .filter_map(|network| {
-                            let hosts = network.hosts.into_iter();
-                            Some((network.ours?, hosts.map(|host| (host.mac, host.address))))
+                            let served = network.hosts.into_iter();
+                            let served = served.map(|host| (host.mac, host.address)).collect();
+                            Some((network.ours?, served))
                         })
-                        .map(|(network, served)| (network, served.collect()))
                         .collect(),
                     cut_off: host.cut_off()?,
                     consoles: host.consoles()?,
@@ -344,4 +344,44 @@ fn files(dir: &Path) -> std::io::Result<BTreeMap<String, u64>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::fsck::Expected;
+
+    #[test]
+    fn a_domain_on_another_host_than_its_own_is_an_orphan_and_files_may_lie_where_pools_are_shared()
+    {
+        let (of, instance) = (IncarnationId(Uuid::new_v4()), InstanceId(Uuid::new_v4()));
+        let host = Inventory {
+            domains: vec![(instance, Some(of), "running".into())],
+            volumes: [disk_name(of), seed_name(of)].into(),
+            networks: HashMap::new(),
+            cut_off: Vec::new(),
+            consoles: vec![of],
+        };
+        let here = HostId(Uuid::new_v4());
+        let told = |record: &HostRecord| -> Vec<_> {
+            let findings = unowned(here, record, record, &host, &[(of, instance)]);
+            findings.into_iter().map(|finding| (finding.check, finding.thing)).collect()
+        };
+        // The incarnation is known, and not this host's.
+        let elsewhere = HostRecord::default();
+        assert_eq!(told(&elsewhere), [("orphan".to_owned(), instance.to_string())]);
+        let power = Some(Power::Running);
+        let expected = Expected {
+            id: of,
+            instance_id: instance,
+            disk_made: true,
+            seed_made: true,
+            power,
+            rests: true,
+        };
+        let its_own = HostRecord { incarnations: vec![expected], ..HostRecord::default() };
+        assert_eq!(told(&its_own), []);
+    }
 }

@@ -235,6 +235,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn its_sessions_are_read_committed_whatever_the_database_would_have() {
+        let options = throwaway::empty().await.unwrap();
+        let mut plain = options.connect().await.unwrap();
+        let strict = "do $$ begin execute format('alter database %I set default_transaction_isolation = ''serializable''',
+                                                 current_database()); end $$";
+        sqlx::raw_sql(strict).execute(&mut plain).await.unwrap();
+        let level = "show transaction_isolation";
+        let mut plain = options.connect().await.unwrap();
+        let strict: String = sqlx::query_scalar(level).fetch_one(&mut plain).await.unwrap();
+        let pool = store::connect(options, 1).await.unwrap();
+        let ours: String = sqlx::query_scalar(level).fetch_one(&pool).await.unwrap();
+        assert_eq!((strict.as_str(), ours.as_str()), ("serializable", "read committed"));
+    }
+
+    #[tokio::test]
     async fn what_is_dropped_is_rolled_back_and_what_is_committed_stays() {
         let options = throwaway::empty().await.unwrap();
         let pool = store::connect(options, 1).await.unwrap();

@@ -162,7 +162,7 @@ async fn insert_row(
     let done = sqlx::query(
         "insert into ports (id, tenant_id, network_id, instance_id, position, name, mac, owned, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         on conflict (network_id, mac) do nothing",
+         on conflict do nothing",
     )
     .bind(row.id)
     .bind(row.network.tenant_id)

@@ -8,13 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::Answer;
 use crate::harness::Api;
-
-async fn cloud() -> Api {
-    let mut api = Api::start().await;
-    api.image("tiny").await;
-    api.run().await;
-    api
-}
+use crate::instances::cloud;
 
 /// Creates `names` at once, all but the first while the first is under way, with what `common` has; gives their answers.
 async fn gathered(
@@ -55,11 +49,34 @@ async fn gathered(
     answers.into_iter().map(|answer| answer.expect("an answer")).collect()
 }
 
+fn stopped() -> Value {
+    json!({"wanted": "stopped"})
+}
+
+async fn count(api: &Api, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(&api.app.db).await.expect(sql)
+}
+
+/// How many transactions recorded the instances.
+async fn transactions(api: &Api) -> i64 {
+    count(api, "select count(distinct created_at) from instances").await
+}
+
+/// How many were taken, and how many refused.
+fn outcome(answers: &[Answer]) -> (usize, usize) {
+    let with = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    (with(202), with(409))
+}
+
+async fn sound(api: &Api) {
+    let report = api.admin.get("/v1/fsck").await.expect(200);
+    assert_eq!(report["findings"], json!([]), "{report:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn creates_that_come_together_are_recorded_together_and_each_is_its_own() {
     let api = cloud().await;
-    let stopped = json!({"wanted": "stopped"});
-    let made = gathered(&api, 0..11, &stopped, None).await;
+    let made = gathered(&api, 0..11, &stopped(), None).await;
     for (n, answer) in made.iter().enumerate() {
         let made = answer.expect(202);
         assert_eq!(made["name"], format!("vm-{n}"));
@@ -67,72 +84,61 @@ async fn creates_that_come_together_are_recorded_together_and_each_is_its_own() 
         let kept = api.member.get(&path).await.expect(200);
         assert_eq!((&kept["name"], &kept["labels"]["n"]), (&made["name"], &json!(n.to_string())));
     }
-    let one = |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&api.app.db);
-    let transactions =
-        one("select count(distinct created_at) from instances").await.expect("a count");
-    assert_eq!(transactions, 2, "the first, and those that came meanwhile");
-    let mixed = one(
-        "select count(*) from instances i join events e on e.resource_id = i.id and e.kind = 'instance.create'
-         where i.user_data = '#cloud-config' || chr(10) || '# ' || (i.labels ->> 'n') || chr(10) and i.request_id = e.request_id
-           and i.created_by = e.actor_id and e.resource_name = i.name",
-    );
-    assert_eq!(mixed.await.expect("a count"), 11, "each has its own");
-    let users = one("select count(distinct created_by) from instances").await.expect("a count");
-    assert_eq!(users, 2);
+    assert_eq!(transactions(&api).await, 2, "the first, and those that came meanwhile");
+    let own = "select count(*) from instances i join events e on e.resource_id = i.id and e.kind = 'instance.create'
+               where i.user_data = '#cloud-config' || chr(10) || '# ' || (i.labels ->> 'n') || chr(10) and i.request_id = e.request_id
+                 and i.created_by = e.actor_id and e.resource_name = i.name";
+    assert_eq!(count(&api, own).await, 11, "each has its own");
+    assert_eq!(count(&api, "select count(distinct created_by) from instances").await, 2);
 
     // Who does not fit is refused by itself, and takes nobody along.
     let path = format!("/v1/tenants/{}", api.tenant_a);
     api.admin.patch(&path, &json!({"quota": {"instances": 15}})).await.expect(200);
-    let more = gathered(&api, 11..21, &stopped, None).await;
-    let count = |status: u16| more.iter().filter(|answer| answer.status == status).count();
-    assert_eq!((count(202), count(409)), (4, 6), "{more:?}");
-    let kept = one("select count(*) from instances").await.expect("a count");
-    assert_eq!(kept, 15);
-    // Those that do not wait for room are placed together, while there is room for all of them.
+    let more = gathered(&api, 11..21, &stopped(), None).await;
+    assert_eq!(outcome(&more), (4, 6), "{more:?}");
+    assert_eq!(count(&api, "select count(*) from instances").await, 15);
+    sound(&api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creates_that_do_not_wait_for_room_are_placed_together_while_there_is_room_for_all() {
+    let api = cloud().await;
+    let path = format!("/v1/tenants/{}", api.tenant_a);
     api.admin.patch(&path, &json!({"quota": {"instances": 100, "vcpus": 100}})).await.expect(200);
-    sqlx::query("update hosts set limit_vcpus = 13")
-        .execute(&api.app.db)
-        .await
-        .expect("room for 13");
+    sqlx::query("update hosts set limit_vcpus = 13").execute(&api.app.db).await.expect("room");
     let fail = json!({"on_no_capacity": "fail"});
-    let placed = gathered(&api, 21..31, &fail, None).await;
-    assert!(placed.iter().all(|answer| answer.status == 202), "{placed:?}");
-    let whose = one("select count(*) from events e join instances i on i.id = e.resource_id
-                     where e.kind = 'instance.placed' and e.actor_id = i.created_by and e.request_id = i.request_id");
-    assert_eq!(whose.await.expect("a count"), 10);
-    let more = gathered(&api, 31..41, &fail, None).await;
-    let count = |status: u16| more.iter().filter(|answer| answer.status == status).count();
-    assert_eq!((count(202), count(409)), (3, 7), "{more:?}");
+    let placed = gathered(&api, 0..10, &fail, None).await;
+    assert_eq!(outcome(&placed), (10, 0), "{placed:?}");
+    assert_eq!(transactions(&api).await, 2);
+    let whose = "select count(*) from events e join instances i on i.id = e.resource_id
+                 where e.kind = 'instance.placed' and e.actor_id = i.created_by and e.request_id = i.request_id";
+    assert_eq!(count(&api, whose).await, 10);
+    let more = gathered(&api, 10..20, &fail, None).await;
+    assert_eq!(outcome(&more), (3, 7), "{more:?}");
     let refused = more.iter().find(|answer| answer.status == 409).expect("one");
-    assert!(refused.text.contains("no-capacity"), "{refused:?}");
-    // Under keys: what comes again is made once, whether or not others come for the first time beside it.
-    let first = gathered(&api, 41..51, &stopped, Some("key")).await;
+    refused.problem(409, "no-capacity");
+    sound(&api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creates_under_keys_are_recorded_together_and_what_comes_again_is_made_once() {
+    let api = cloud().await;
+    let path = format!("/v1/tenants/{}", api.tenant_a);
+    api.admin.patch(&path, &json!({"quota": {"instances": 100, "vcpus": 100}})).await.expect(200);
+    let first = gathered(&api, 0..10, &stopped(), Some("key")).await;
+    assert_eq!(transactions(&api).await, 2);
+    let kept = "select count(*) from idempotency_keys where response is not null";
+    assert_eq!(count(&api, kept).await, 10);
+    // Whether or not others come for the first time beside it.
+    let again = gathered(&api, 5..15, &stopped(), Some("key")).await;
     let ids = |answers: &[Answer]| -> Vec<_> {
         answers.iter().map(|answer| answer.expect(202)["id"].clone()).collect()
     };
-    assert_eq!(
-        one("select count(*) from idempotency_keys where response is not null")
-            .await
-            .expect("a count"),
-        10
-    );
-    let again = gathered(&api, 46..56, &stopped, Some("key")).await;
     assert_eq!(ids(&first)[5..], ids(&again)[..5]);
-    let kept = one(
-        "select count(*) from instances where name in (select 'vm-' || n from generate_series(41, 55) n)",
-    );
-    assert_eq!(kept.await.expect("a count"), 15);
-    let other =
-        gathered(&api, 50..52, &json!({"wanted": "stopped", "labels": {}}), Some("key")).await;
-    for reused in other {
+    assert_eq!(count(&api, "select count(*) from instances").await, 15);
+    let other = json!({"wanted": "stopped", "labels": {}});
+    for reused in gathered(&api, 9..11, &other, Some("key")).await {
         reused.problem(409, "idempotency-key-reused");
     }
-    // One whose client goes away is made all the same, or not at all, and the others are.
-    let gone = tokio::time::timeout(Duration::from_millis(1), async {
-        let new = json!({"name": "gone", "image": "tiny", "flavor": "nano", "wanted": "stopped"});
-        api.owner.post("/v1/instances", &new).await
-    });
-    let _ = gone.await;
-    let faults = api.admin.get("/v1/fsck").await.expect(200);
-    assert_eq!(faults["findings"], json!([]), "{faults:#}");
+    sound(&api).await;
 }

@@ -11,7 +11,7 @@ fn path(thing: &Value) -> String {
 }
 
 /// A cloud whose reconciler runs, with an image `tiny`.
-async fn cloud() -> Api {
+pub async fn cloud() -> Api {
     let mut api = Api::start().await;
     api.image("tiny").await;
     api.run().await;

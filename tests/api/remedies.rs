@@ -340,3 +340,40 @@ async fn who_is_looked_at_later_for_its_guests_sake_is_not_left_out_of_the_heart
     let back = async || api.host.content().domains.contains_key(&id);
     process.work_until(back).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_room_is_looked_at_as_soon_as_one_before_it_is_stopped_or_deleted() {
+    let api = Api::start().await;
+    api.image("tiny").await;
+    let process = Process::first(&api).await;
+    let run = async |sql: &'static str| {
+        sqlx::query(sql).execute(&api.app.db).await.expect(sql);
+    };
+    run("update hosts set limit_vcpus = 0").await;
+    let mut line = Vec::new();
+    for name in ["stopped", "deleted", "last"] {
+        let instance = create(&api, json!({ "name": name })).await;
+        let waits = async || status(&api, &instance).await == "waiting_for_capacity";
+        process.work_until(waits).await;
+        line.push(instance);
+    }
+    let [stopped, deleted, last] = line.as_slice() else { panic!("three of them") };
+    // Whoever is looked at places all that fit: it is the first of the queue.
+    for (before, next, stop) in [(stopped, deleted, true), (deleted, last, false)] {
+        let id: Uuid = next["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        let due = async || {
+            let due = "select due_at <= now() from work where kind = 'instance' and item = $1";
+            let due = sqlx::query_scalar::<_, bool>(due).bind(id);
+            due.fetch_one(&api.app.db).await.expect("its work")
+        };
+        run("update work set due_at = now() + interval '10 minutes' where kind = 'instance'").await;
+        assert!(!due().await);
+        if stop {
+            let stop = format!("{}/actions/stop", path(before));
+            api.member.post(&stop, &json!({"hard": true})).await.expect(202);
+        } else {
+            api.member.delete(&path(before)).await.expect(202);
+        }
+        assert!(due().await, "it waits for its time, and it is its turn");
+    }
+}

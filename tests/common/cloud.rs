@@ -268,13 +268,23 @@ impl Cloud {
 
     /// The instance, once its status is this.
     pub async fn until_status(&self, id: &str, status: &str) -> Value {
+        self.until_shown(id, status, |instance| instance["status"] == status).await
+    }
+
+    /// The instance, once its reason has this in it.
+    pub async fn until_says(&self, id: &str, words: &str) -> Value {
+        let says = |seen: &Value| seen["reason"].as_str().is_some_and(|it| it.contains(words));
+        self.until_shown(id, words, says).await
+    }
+
+    async fn until_shown(&self, id: &str, what: &str, shows: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + SOON;
         loop {
             let instance = self.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
-            if instance["status"] == status {
+            if shows(&instance) {
                 return instance;
             }
-            assert!(Instant::now() < end, "not {status} within {SOON:?}: {instance:#}");
+            assert!(Instant::now() < end, "no {what:?} within {SOON:?}: {instance:#}");
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -381,13 +391,6 @@ pub fn names(host: &Libvirtd, list: &[&str], mark: &str) -> Vec<String> {
 /// How many lines are exactly this.
 pub fn count_lines(text: &str, line: &str) -> usize {
     text.lines().filter(|found| found.trim() == line).count()
-}
-
-/// Runs a command to its end, and gives whether it succeeded and what it printed.
-pub fn run(command: &mut Command) -> (bool, String) {
-    let output = command.stdin(Stdio::null()).output().expect("a command that is there");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Free now, and a server's from then on: it is started at the same address again.

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -86,4 +86,11 @@ fn child_of(parent: u32) -> Pid {
         assert!(Instant::now() < end, "nsenter has started nothing");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Runs a command to its end, and gives whether it succeeded and what it printed.
+pub fn run(command: &mut Command) -> (bool, String) {
+    let output = command.stdin(Stdio::null()).output().expect("a command that is there");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }

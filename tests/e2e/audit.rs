@@ -141,7 +141,7 @@ impl Cloud {
         let ports = list.lines().filter_map(|line| line.split_whitespace().next());
         ports
             .filter(|port| {
-                let (_, xml) = crate::cloud::run(self.host.command("virsh").args([
+                let (_, xml) = crate::process::run(self.host.command("virsh").args([
                     "-q",
                     "nwfilter-binding-dumpxml",
                     port,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Cloud, run};
+use crate::cloud::Cloud;
 use crate::main_job::{address, keypair, ssh};
+use crate::process::run;
 
 /// Python and systemd in software, on a machine with other work: three minutes where it has none.
 const BOOT: Duration = Duration::from_secs(1500);

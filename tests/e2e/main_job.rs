@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{BOOT, Cloud, SOON, count_lines, run};
+use crate::cloud::{BOOT, Cloud, SOON, count_lines};
 use crate::libvirtd::Libvirtd;
+use crate::process::run;
 
 const USER_DATA: &str = "#!/bin/sh\n# mArKeD\necho \"user data says hello from $(hostname)\"\n";
 const HELLO: &str = "user data says hello from web-1";

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cloud::{Cloud, Database, SOON, run};
+use crate::cloud::{Cloud, Database, SOON};
 use crate::libvirtd::Libvirtd;
 use crate::postgres::Postgres;
+use crate::process::run;
 
 /// Runs `scripts/audit.sh` inside the cloud's host, where what is on its way has so long; gives its findings.
 pub fn findings(cloud: &Cloud, url: &str, patience: Duration) -> Result<String, String> {

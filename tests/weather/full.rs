@@ -32,19 +32,6 @@ pub async fn create(cloud: &Cloud, name: &str, image: &str) -> String {
     made["id"].as_str().unwrap().to_owned()
 }
 
-/// The instance, once its reason has this in it.
-async fn says(cloud: &Cloud, id: &str, words: &str) -> Value {
-    let end = Instant::now() + SOON;
-    loop {
-        let seen = cloud.admin.get(&format!("/v1/instances/{id}")).await.expect(200);
-        if seen["reason"].as_str().is_some_and(|reason| reason.contains(words)) {
-            println!("{}: {}", seen["status"], seen["reason"]);
-            return seen;
-        }
-        assert!(Instant::now() < end, "it does not say {words:?}: {seen:#}");
-    }
-}
-
 /// Puts the pools of a cloud, which is down, on a file system of their own with so much free space; gives the file that takes the rest.
 fn nearly_full_pools(cloud: &Cloud, free_mib: u64) -> String {
     let pools = cloud.state.path().join("pools");
@@ -93,7 +80,7 @@ async fn a_full_disk_is_named_and_everything_goes_on_when_there_is_room() {
             cloud.until(&ids[0].0, "settled", "running", SOON).await;
         }
     }
-    let full = says(&cloud, &ids[1].0, "No space left on device").await;
+    let full = cloud.until_says(&ids[1].0, "No space left on device").await;
     assert_eq!(full["status"], "building", "{full:#}");
     // Nothing else is held up by it.
     cloud.until(&ids[0].0, "running", "running", SOON).await;
@@ -135,7 +122,7 @@ async fn a_guest_that_fills_the_host_is_told_of_and_goes_on_when_there_is_room()
     writer["user_data"] = json!(writes);
     let id = cloud.admin.post("/v1/instances", &writer).await.expect(202)["id"].clone();
     let id = id.as_str().unwrap();
-    let full = says(&cloud, id, "no room").await;
+    let full = cloud.until_says(id, "no room").await;
     assert_eq!(
         (&full["status"], &full["power"]),
         (&json!("resuming"), &json!("paused")),
@@ -176,7 +163,7 @@ async fn what_fits_no_host_says_why_and_comes_up_when_it_fits() {
     let changed = cloud.admin.patch(&host, &reserve(1_000_000_000)).await;
     assert!([200, 202].contains(&changed.status), "{changed:?}");
     let id = create(&cloud, "waits", &image).await;
-    let waits = says(&cloud, &id, "memory").await;
+    let waits = cloud.until_says(&id, "memory").await;
     assert_eq!(waits["status"], "waiting_for_capacity", "{waits:#}");
     cloud.admin.patch(&host, &reserve(0)).await.expect(202);
     cloud.until(&id, "settled", "running", SOON).await;

@@ -257,22 +257,15 @@ async fn a_domain_whose_mark_was_taken_away_holds_up_what_would_give_its_things_
     cloud.host.virsh(&["metadata", &domain, uri, "--remove"]);
     assert!(!cloud.host.virsh(&["dumpxml", &domain]).contains(uri));
     let path = format!("/v1/instances/{id}");
+    let mark = "took Pileus' mark";
+    // Told with nobody asking, and then by who wishes it to be off and to be gone.
+    assert_eq!(cloud.until_says(id, mark).await["status"], "running");
     act(&cloud, id, "stop", &json!({"hard": true})).await;
-    for (status, delete) in [("stopping", false), ("deleting", true)] {
-        if delete {
-            cloud.admin.delete(&path).await.expect(202);
-        }
-        let end = Instant::now() + SOON;
-        loop {
-            let stuck = cloud.admin.get(&path).await.expect(200);
-            let reason = stuck["reason"].as_str().unwrap_or_default();
-            if stuck["status"] == status && reason.contains("took Pileus' mark") {
-                break;
-            }
-            assert!(Instant::now() < end, "it does not say who is in the way: {stuck:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
+    cloud.until_status(id, "stopping").await;
+    cloud.until_says(id, mark).await;
+    cloud.admin.delete(&path).await.expect(202);
+    cloud.until_status(id, "deleting").await;
+    cloud.until_says(id, mark).await;
     assert_eq!(cloud.host.virsh(&["domstate", &domain]).trim(), "running");
     let other = running(&cloud, "other", &image).await;
     assert_ne!(other["interfaces"][0]["address"], made["interfaces"][0]["address"]);
@@ -283,5 +276,38 @@ async fn a_domain_whose_mark_was_taken_away_holds_up_what_would_give_its_things_
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     cloud.delete(other["id"].as_str().unwrap()).await;
+    audit::tidy(&cloud);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_somebody_put_a_snapshot_on_is_told_of_and_the_snapshot_goes_with_the_instance()
+{
+    let mut cloud = cloud("10.135.0.0/16").await;
+    cloud.terminate().await;
+    for (key, value) in [("sweep-s", "1"), ("sweep-grace-s", "1")] {
+        cloud.set(key, value);
+    }
+    cloud.start().await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let made = running(&cloud, "snapped", &image).await;
+    let id = made["id"].as_str().unwrap();
+    let domain = format!("{}-{id}", cloud.mark());
+    let snapshot = ["snapshot-create-as", &domain, "before-upgrade", "--disk-only"];
+    let disks = ["--no-metadata", "--diskspec", "vdb,snapshot=no"];
+    cloud.host.virsh(&[&snapshot[..], &disks].concat());
+    let (code, said) = cloud.pileus("admin fsck");
+    assert_eq!(code, 7, "{said}");
+    assert!(said.contains("snapshot") && said.contains("blockcommit"), "{said}");
+    // It is nobody's refuse while the guest writes to it.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let disks = cloud.state.path().join("pools/disks").display().to_string();
+    let files = || cloud.host.run("find", &[&disks, "-name", "*before-upgrade*"]);
+    assert_eq!(files().lines().count(), 1, "{}", files());
+    cloud.delete(id).await;
+    let end = Instant::now() + SOON;
+    while !files().is_empty() {
+        assert!(Instant::now() < end, "it is left over");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     audit::tidy(&cloud);
 }

@@ -30,15 +30,21 @@ pub fn init() -> Result<(), Fault> {
 /// keep up to 64 MiB at its end, which `trim_memory` gives back of the first arena only: more than all that is in use. To be
 /// called before there are threads; the variables `MALLOC_…` of the environment are overruled.
 pub fn keep_little_memory() {
-    // glibc would raise both by itself, and no longer does once one was set.
-    const MIB: c_int = 1 << 20;
-    let arenas = thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 64));
-    // SAFETY: it takes no pointer, and reads and writes what is malloc's own.
     #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, MIB);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MIB);
-        libc::mallopt(libc::M_ARENA_MAX, c_int::try_from(arenas).unwrap_or(2));
+    {
+        // glibc would raise the first two by itself, and no longer does once one was set.
+        const MIB: c_int = 1 << 20;
+        let cores = thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 64));
+        let arenas = c_int::try_from(cores).unwrap_or(2);
+        let bounds = [
+            (libc::M_TRIM_THRESHOLD, MIB),
+            (libc::M_MMAP_THRESHOLD, MIB),
+            (libc::M_ARENA_MAX, arenas),
+        ];
+        for (parameter, value) in bounds {
+            // SAFETY: it takes no pointer, and reads and writes what is malloc's own.
+            unsafe { libc::mallopt(parameter, value) };
+        }
     }
 }
 
