@@ -100,7 +100,9 @@ UNSAID = [
     ("create_reservation", r"/flavor", "there is no flavor "),
     ("create_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
     ("update_aggregate", r"/(hosts|tenants)/\d+", "there is no "),
-    ("explain_placement", r"/(flavor|group|reservation)", "there is no "),
+    ("explain_placement", r"/(flavor|image|group|reservation)", "there is no "),
+    ("explain_placement", r"/image", "the image has no data yet"),
+    ("explain_placement", r"/(flavor|disk_gib)", "the image's disk has "),
     # Which password the caller has.
     ("change_password", r"/old_password", "is not your password"),
     # That of two fields one may be given: generators of clients make little of schemas that say so.

@@ -372,6 +372,12 @@ fn check_path(pointer: &str, path: &str) -> Result<()> {
     Err(Error::field(pointer, detail))
 }
 
+/// A zone's name: 1 to 63 letters, digits, '.', '_' or '-'.
+#[derive(ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 63, pattern = "^[A-Za-z0-9._-]+$", example = "east")]
+#[expect(dead_code, reason = "only its schema is used: `check_zone` checks them")]
+pub struct Zone(String);
+
 /// Zones: 1 to 63 of `A-Z a-z 0-9 . _ -`.
 pub fn check_zone(pointer: &str, zone: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{Error, FieldError, Result};
+use super::flavor::{Trait, check_traits};
 use super::id::{ImageId, TenantId};
 use super::text::{self, Labels, Name};
 
@@ -72,6 +73,10 @@ pub struct Image {
     #[schema(value_type = std::collections::BTreeMap<String, String>, example = json!({"os": "debian"}))]
     #[sqlx(json)]
     pub labels: Labels,
+    /// What the host of its instances must offer, beside what their flavors and they themselves ask for.
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!(["arch:x86_64"]))]
+    #[serde(default)]
+    pub required_traits: Vec<String>,
     pub visibility: Visibility,
     pub format: ImageFormat,
     pub status: ImageStatus,
@@ -138,6 +143,10 @@ pub struct NewImage {
     #[serde(default)]
     #[schema(value_type = std::collections::BTreeMap<String, String>, example = json!({"os": "debian"}))]
     pub labels: Labels,
+    /// What the host of its instances must offer, such as an architecture. Up to 32.
+    #[serde(default)]
+    #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!(["arch:x86_64"]))]
+    pub required_traits: Vec<String>,
 }
 
 impl NewImage {
@@ -154,6 +163,7 @@ impl NewImage {
         }
         kept(&mut faults, text::check_text("/description", &self.description, DESCRIPTION_MAX))?;
         kept(&mut faults, text::check_labels("/labels", &self.labels))?;
+        kept(&mut faults, check_traits("/required_traits", &self.required_traits))?;
         name.filter(|_| faults.is_empty()).ok_or(Error::Invalid(faults))
     }
 }
@@ -171,6 +181,9 @@ pub struct ImagePatch {
     /// Replaces all labels.
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     pub labels: Option<Labels>,
+    /// Replaces all of them, for instances that are made from then on.
+    #[schema(value_type = Option<std::collections::HashSet<Trait>>, max_items = 32)]
+    pub required_traits: Option<Vec<String>>,
     /// `public` is for admins.
     pub visibility: Option<Visibility>,
 }
@@ -186,6 +199,9 @@ impl ImagePatch {
         }
         if let Some(labels) = &self.labels {
             kept(&mut faults, text::check_labels("/labels", labels))?;
+        }
+        if let Some(traits) = &self.required_traits {
+            kept(&mut faults, check_traits("/required_traits", traits))?;
         }
         name.filter(|_| faults.is_empty()).ok_or(Error::Invalid(faults))
     }
@@ -241,10 +257,14 @@ mod tests {
             sha256: Some("AB".repeat(32)),
             description: "\0".into(),
             labels: [("a b".into(), String::new())].into(),
+            required_traits: vec!["A".into()],
         };
         let Err(Error::Invalid(faults)) = bad.check() else { panic!("accepted") };
         let pointers: Vec<_> = faults.iter().map(|f| f.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/name", "/sha256", "/description", "/labels/a b"]);
+        assert_eq!(
+            pointers,
+            ["/name", "/sha256", "/description", "/labels/a b", "/required_traits/0"]
+        );
     }
 
     #[test]

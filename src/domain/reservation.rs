@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::clock::Time;
 use super::error::{Error, FieldError, Result};
-use super::id::{FlavorId, ReservationId, TenantId, UserId};
+use super::id::{FlavorId, HostId, ReservationId, TenantId, UserId};
 use super::text::Name;
 
 pub const SLOTS_MAX: i64 = 1000;
@@ -49,6 +49,17 @@ pub struct Reservation {
     /// Counts changes; also the ETag.
     #[schema(minimum = 1, example = 1)]
     pub revision: i64,
+}
+
+/// A free slot, for whoever might name its reservation.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct OpenSlot {
+    pub tenant_id: TenantId,
+    pub reservation: Name,
+    pub host_id: HostId,
+    pub vcpus: i64,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
 }
 
 /// What a new reservation is made of.

@@ -7,6 +7,7 @@ use super::host::HostState;
 use super::policy::Policy;
 use super::resources::Resources;
 use crate::domain::group::GroupScope;
+use crate::domain::host::Zone;
 use crate::domain::id::HostId;
 
 /// Placement's account of one request.
@@ -180,10 +181,25 @@ pub enum WouldFit {
         #[schema(example = 1)]
         hosts: u64,
     },
-    /// A host of at least this size, of the zone and with the traits that are asked for, were added.
+    /// A host like this were added.
     HostAdded {
-        /// What it must have beside what it keeps for itself.
+        /// What it must have at least, beside what it keeps for itself.
         size: Resources,
+        /// Where it must be; null: anywhere.
+        #[schema(max_length = 64, example = "east")]
+        zone: Option<String>,
+        /// Where it must not be: each of these zones, at most 8 of which are named, has one of its group.
+        #[schema(value_type = Vec<Zone>, max_items = 8, example = json!([]))]
+        not_in_zones: Vec<String>,
+        /// What it must offer; at most 8 are named.
+        #[schema(max_items = 8, example = json!(["ssd"]))]
+        traits: Vec<String>,
+    },
+    /// It named this reservation of its tenant, of which a slot is free.
+    FromReservation {
+        /// The reservation's name.
+        #[schema(max_length = 64, example = "nightly")]
+        name: String,
     },
     /// An admin raised this quota of the tenant.
     QuotaRaised {

@@ -94,7 +94,7 @@ pub fn no_slot(free: usize) -> String {
         0 => "its reservation has no free slot: wait for one of its instances to go, make another reservation, or ask without one".into(),
         _ => format!(
             "its reservation has no free slot on a host that may be used: {free} are free, on hosts that do not answer, take nothing \
-             new, or are not what its zone, traits or group ask for: wait for such a host, change that, or ask without a reservation"
+             new, are dedicated to other tenants, or are not what its zone, traits or group ask for: wait for such a host, change that, or ask without a reservation"
         ),
     }
 }

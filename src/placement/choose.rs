@@ -1,6 +1,6 @@
 //! Choices on the index: which host, which of some, which if something left, and why.
 
-use super::account::{Chosen, Explanation, NamedHost};
+use super::account::{Chosen, Explanation, NamedHost, WouldFit};
 use super::explain::FlavorSize;
 use super::host::Request;
 use super::index::{ClassRow, Index, NoFit, number};
@@ -9,6 +9,7 @@ use super::resources::Resources;
 use super::shapes::{Admitted, Shape};
 use super::{listing, search};
 use crate::domain::id::HostId;
+use crate::domain::reservation::OpenSlot;
 
 impl Index {
     /// Chooses a host by the request's policy; ties go to the smallest id. Takes nothing.
@@ -99,7 +100,7 @@ impl Index {
         Explanation { chosen, would_fit_if: Vec::new(), ..plain }
     }
 
-    /// The same, and which of these flavors would fit instead where none does.
+    /// The same, and which of these flavors would fit instead: given where no host has room, or where something else is in the way.
     pub fn explain_among(
         &self,
         request: &Request,
@@ -111,7 +112,7 @@ impl Index {
             let limit = self.shapes.get(class.shape).limit;
             (slot.id, self.names.get(slot.name), limit, Resources::from_parts(class.free))
         });
-        let flavor = if chosen.is_some() { None } else { self.smaller(request, flavors) };
+        let flavor = self.smaller(request, flavors);
         Explanation::of(request, chosen, listing::classes(self, request), flavor)
     }
 
@@ -129,6 +130,18 @@ impl Index {
             let [vcpus, memory_mib, disk_gib] = flavor.need.parts();
             (u64::from(vcpus) * u64::from(memory_mib), disk_gib, std::cmp::Reverse(&flavor.name))
         })
+    }
+
+    /// Which of the tenant's reservations has one of these free slots that the request could take.
+    pub fn in_reservation(&self, request: &Request, open: &[OpenSlot]) -> Option<WouldFit> {
+        let slot = open.iter().find(|slot| {
+            let OpenSlot { vcpus, memory_mib, disk_gib, .. } = **slot;
+            Resources::from_signed(vcpus, memory_mib, disk_gib)
+                .is_ok_and(|size| request.need.fits_in(size))
+                && request.tenant == Some(slot.tenant_id)
+                && self.first_admitted(request, &[slot.host_id]).is_some()
+        });
+        slot.map(|slot| WouldFit::FromReservation { name: slot.reservation.to_string() })
     }
 
     /// Whether hosts of the class may be considered at all, whatever their room. Those above their limit may.

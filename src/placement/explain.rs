@@ -38,6 +38,13 @@ pub struct FlavorSize {
     pub traits: BTreeSet<String>,
 }
 
+impl FlavorSize {
+    /// That it were of this flavor.
+    pub fn instead(&self) -> WouldFit {
+        WouldFit::OtherFlavor { name: cut(&self.name), need: self.need }
+    }
+}
+
 /// Hosts that are alike, as the index lists them.
 #[derive(Debug)]
 pub(super) struct Class<'a> {
@@ -79,17 +86,31 @@ impl Explanation {
             most_free: admitted().fold(Resources::ZERO, |most, class| most.max(class.free())),
             classes: classes.iter().take(MAX_CLASSES).map(|class| class.account(request)).collect(),
             classes_left_out: classes.len().saturating_sub(MAX_CLASSES) as u64,
-            would_fit_if: match chosen {
-                Some(_) => Vec::new(),
-                None => remedies(request, &classes, flavor),
+            would_fit_if: match (chosen, flavor) {
+                (Some(_), None) => Vec::new(),
+                (Some(_), Some(flavor)) => vec![flavor.instead()],
+                (None, _) => remedies(request, &classes, flavor),
             },
         };
         explanation.summarise();
         explanation
     }
 
-    /// Says it anew in one sentence, where something was added.
-    pub fn summarise(&mut self) {
+    /// Adds a change that is smaller than those that are there.
+    pub fn offer(&mut self, change: WouldFit) {
+        self.would_fit_if.truncate(MAX_LIST - 1);
+        self.would_fit_if.insert(0, change);
+        self.summarise();
+    }
+
+    /// Leaves the changes that would do.
+    pub fn keep_changes(&mut self, keep: impl Fn(&WouldFit) -> bool) {
+        self.would_fit_if.retain(keep);
+        self.summarise();
+    }
+
+    /// Says it in one sentence.
+    fn summarise(&mut self) {
         self.summary = summary::of(self);
     }
 
@@ -109,6 +130,7 @@ impl Explanation {
                 | WouldFit::OtherFlavor { .. }
                 | WouldFit::GroupSoft { .. }
                 | WouldFit::HostAdded { .. }
+                | WouldFit::FromReservation { .. }
                 | WouldFit::QuotaRaised { .. }
                 | WouldFit::OtherZone { .. }
                 | WouldFit::NotRequired { .. }
@@ -250,9 +272,7 @@ fn remedies(
     if let Some(class) = closest(&sized) {
         changes.push(WouldFit::SmallerNeed { need: request.need.min(class.free()) });
     }
-    if let Some(FlavorSize { name, need, .. }) = flavor {
-        changes.push(WouldFit::OtherFlavor { name: cut(name), need: *need });
-    }
+    changes.extend(flavor.map(FlavorSize::instead));
     if let Some(class) = closest(&|class| request.need.fits_in(class.limit)) {
         let wanted = class.used.checked_add(request.need).unwrap_or(class.limit);
         let amount = wanted.saturating_sub(class.limit);
@@ -273,7 +293,12 @@ fn remedies(
     let together = request.together.is_some() || request.together_zones.is_some();
     if !together && !classes.iter().any(|class| class.could_take(request)) {
         changes.truncate(MAX_LIST - 1);
-        changes.push(WouldFit::HostAdded { size: request.need });
+        changes.push(WouldFit::HostAdded {
+            size: request.need,
+            zone: request.zone.as_deref().map(cut),
+            not_in_zones: list(request.apart_zones.iter()),
+            traits: list(request.required.iter()),
+        });
     }
     changes.truncate(MAX_LIST);
     changes
@@ -317,6 +342,7 @@ impl WouldFit {
             Self::SmallerNeed { .. }
             | Self::OtherFlavor { .. }
             | Self::HostAdded { .. }
+            | Self::FromReservation { .. }
             | Self::Freed { .. }
             | Self::QuotaRaised { .. } => {}
         }

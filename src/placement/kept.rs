@@ -1,6 +1,6 @@
 //! Hosts that are kept for those who wait and find no room: what comes free there is not for those behind them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 
@@ -8,7 +8,8 @@ use super::account::WouldFit;
 use super::host::Request;
 use super::index::{Index, NoFit};
 use super::policy::RoundRobin;
-use crate::domain::id::{HostId, TenantId};
+use crate::domain::id::{HostId, InstanceId, TenantId};
+use crate::domain::instance::Unplaced;
 
 /// Most hosts that are kept at a time.
 const MOST: usize = 16;
@@ -16,7 +17,8 @@ const MOST: usize = 16;
 /// One host a tenant at most, so that a tenant with many large requests does not stop a small cloud.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
-    hosts: BTreeSet<HostId>,
+    /// Each with the instance that it is kept for.
+    hosts: BTreeMap<HostId, InstanceId>,
     tenants: BTreeSet<TenantId>,
 }
 
@@ -40,31 +42,31 @@ impl Kept {
         index: &mut Index,
         cursor: &mut RoundRobin,
         mut wishes: Vec<Request>,
-        tenant: TenantId,
+        who: &Unplaced,
         patient: bool,
     ) -> Result<HostId, NoFit> {
         for wish in &mut wishes {
-            wish.exclude.extend(&self.hosts);
+            wish.exclude.extend(self.hosts.keys());
         }
         let found = index.claim_first(&wishes, cursor);
         if found.is_err()
             && patient
             && self.hosts.len() < MOST
-            && !self.tenants.contains(&tenant)
+            && !self.tenants.contains(&who.tenant_id)
             && let Some(host) = wishes
                 .last()
                 .filter(|wish| wish.together.is_none())
                 .and_then(|wish| index.would_take(wish))
         {
-            self.hosts.insert(host);
-            self.tenants.insert(tenant);
+            self.hosts.insert(host, who.id);
+            self.tenants.insert(who.tenant_id);
         }
         found
     }
 
-    /// Whether the change would do for this wish, which fits nowhere now, beside the hosts that are kept. Of those that change no
-    /// host's room, nor what is kept.
-    pub fn lets(&self, change: &WouldFit, wish: &Request, index: &Index) -> bool {
+    /// Whether the change would do for this wish of an instance, which fits nowhere now, beside the hosts that are kept for others.
+    /// Of those that change no host's room, nor what is kept.
+    pub fn lets(&self, change: &WouldFit, wish: &Request, who: &Unplaced, index: &Index) -> bool {
         let mut wish = wish.clone();
         match change {
             WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
@@ -79,11 +81,13 @@ impl Kept {
             }
             WouldFit::GroupSoft { .. }
             | WouldFit::HostAdded { .. }
+            | WouldFit::FromReservation { .. }
             | WouldFit::Freed { .. }
             | WouldFit::HostReady { .. }
             | WouldFit::QuotaRaised { .. } => return true,
         }
-        wish.exclude.extend(&self.hosts);
+        let others = self.hosts.iter().filter(|(_, of)| **of != who.id);
+        wish.exclude.extend(others.map(|(host, _)| host));
         index.place(&wish, &mut RoundRobin::default()).is_ok()
     }
 }

@@ -104,7 +104,19 @@ fn wish(change: &WouldFit) -> String {
     match change {
         WouldFit::OtherFlavor { name, .. } => format!("its flavor were {name}"),
         WouldFit::GroupSoft { .. } => "its group were not hard".into(),
-        WouldFit::HostAdded { size } => format!("a host with {size} free were added"),
+        WouldFit::HostAdded { size, zone, not_in_zones, traits } => {
+            let zone = zone.as_ref().map(|zone| format!(" in zone {zone}")).unwrap_or_default();
+            let other = match not_in_zones.as_slice() {
+                [] => String::new(),
+                zones => format!(" in another zone than {}", some(zones)),
+            };
+            let traits = match traits.as_slice() {
+                [] => String::new(),
+                traits => format!(" with {}", some(traits)),
+            };
+            format!("a host with {size} free{traits} were added{zone}{other}")
+        }
+        WouldFit::FromReservation { name } => format!("it named the reservation {name}"),
         WouldFit::QuotaRaised { quota, to } => format!("the quota of {quota} were raised to {to}"),
         WouldFit::SmallerNeed { need } => format!("it needed {need}"),
         WouldFit::Freed { amount, host } => format!("{amount} more were free on {}", who(host)),

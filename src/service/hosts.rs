@@ -109,6 +109,16 @@ pub async fn update(
             "another daemon of the same machine does not know what runs there: keep the URI's path, or delete the host's instances first",
         ));
     }
+    if patch.zone.as_ref().is_some_and(|zone| *zone != host.zone) {
+        let (instances, slots) = store::hosts::bound_by_zone(write.conn(), id).await?;
+        if instances + slots > 0 {
+            let detail = format!(
+                "{instances} instances and {slots} slots of reservations are on the host because it is in the zone {}: they named it,                  or their hard group goes by zones; delete them first",
+                host.zone
+            );
+            return Err(Error::conflict("host-in-use", detail));
+        }
+    }
     if patch.virt_type == Some(VirtType::Kvm) && host.lacks_kvm() {
         return Err(Error::conflict(
             "no-kvm",

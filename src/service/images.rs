@@ -107,10 +107,7 @@ pub async fn update(
     }
     let visibility = patch.visibility.unwrap_or(image.visibility);
     may_publish(caller, visibility == Visibility::Public && image.visibility != visibility)?;
-    let name = name.unwrap_or_else(|| image.name.clone());
-    let description = patch.description.as_deref().unwrap_or(&image.description);
-    let labels = patch.labels.as_ref().unwrap_or(&image.labels);
-    store::images::update(write.conn(), id, &name, description, labels, visibility).await?;
+    store::images::update(write.conn(), id, name.as_ref(), patch).await?;
     let image = own(write.conn(), caller, id).await?;
     write.done("image.update", subject(&image), json!(patch)).await?;
     write.commit(&image).await?;
@@ -182,6 +179,18 @@ pub async fn choose(
             Err(Error::field(pointer, detail))
         }
     }
+}
+
+/// A disk of this size has room for the image; `pointer` is the field that says how large it is.
+pub fn fits(image: &Image, disk_gib: i64, pointer: &str) -> Result<()> {
+    let gib = (image.virtual_bytes.unwrap_or(0) + (1 << 30) - 1) >> 30;
+    if gib <= disk_gib {
+        return Ok(());
+    }
+    let detail = format!(
+        "the image's disk has {gib} GiB, and {disk_gib} are asked for: choose a flavor with a larger disk"
+    );
+    Err(Error::field(pointer, detail))
 }
 
 fn may_publish(caller: &Caller, publishes: bool) -> Result<()> {

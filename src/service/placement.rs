@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::authorize::authorize;
 use super::quota::Adding;
-use super::{App, Write};
+use super::{App, Write, images};
 use crate::domain::caller::Caller;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::{Actor, NewEvent, Outcome};
@@ -58,6 +58,10 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         }
         None => None,
     };
+    let image = match &query.image {
+        Some(named) => Some(images::choose(&mut conn, tenant, "/image", named).await?),
+        None => None,
+    };
     let group_id = match &query.group {
         Some(named) => {
             let found = store::groups::find(&mut conn, tenant, named).await?;
@@ -72,32 +76,23 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
         }
         None => None,
     };
-    let who = asked(tenant, query, flavor.as_ref(), group_id, reservation.as_ref())?;
-    let mut placement = explain(app, caller, &mut conn, &who).await?;
+    let who =
+        asked(tenant, query, flavor.as_ref(), image.as_ref(), group_id, reservation.as_ref())?;
     let quota = store::tenants::quota(&mut conn, tenant).await?;
     let quota = quota.ok_or_else(|| Error::not_found("tenant", tenant))?;
     let used = store::tenants::usage(&mut conn, tenant).await?;
-    let over = quota.over(&used, &adding(&who, placement.need));
-    // What the quota has no room for would not do.
-    let changes = placement.would_fit_if.len();
-    placement.would_fit_if.retain(|change| match change {
-        WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
-            quota.over(&used, &adding(&who, *need)).is_empty()
-        }
-        _ => true,
-    });
-    if placement.would_fit_if.len() < changes {
-        placement.summarise();
-    }
+    let over = |need| quota.over(&used, &adding(need));
+    let mut placement =
+        explain_within(app, caller, &mut conn, &who, |need| over(need).is_empty()).await?;
+    let over = over(who.reservation_id.is_none().then_some(placement.need));
     let has_room = placement.chosen.is_some();
-    let fits = placement.chosen.is_some() && over.is_empty();
+    let fits = has_room && over.is_empty();
     // Where a host has room and one quota is in the way, that alone would do; else it is said beside the rest.
-    let alone = placement.chosen.is_some() && over.len() == 1;
+    let alone = has_room && over.len() == 1;
     if let [(quota, to)] = over[..]
         && alone
     {
-        placement.would_fit_if = vec![WouldFit::QuotaRaised { quota: quota.into(), to }];
-        placement.summarise();
+        placement.offer(WouldFit::QuotaRaised { quota: quota.into(), to });
     }
     if has_room && over.len() > 1 {
         let all: Vec<_> = over.iter().map(|(quota, to)| format!("{quota} {to}")).collect();
@@ -115,15 +110,10 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
     Ok(PlacementAnswer { fits, waiting, placement })
 }
 
-/// What one more like it, of this size, would add to the use.
-fn adding(who: &Unplaced, need: Resources) -> Adding {
-    let one = Adding { instances: 1, ..Adding::default() };
-    if who.reservation_id.is_some() {
-        // A slot is counted already, whoever has it.
-        return one;
-    }
-    let [vcpus, memory_mib, disk_gib] = need.parts().map(i64::from);
-    Adding { vcpus, memory_mib, disk_gib, ..one }
+/// What one more of this size would add to the use; none: in a slot of a reservation, which is counted already, whoever has it.
+fn adding(need: Option<Resources>) -> Adding {
+    let [vcpus, memory_mib, disk_gib] = need.unwrap_or_default().parts().map(i64::from);
+    Adding { instances: 1, vcpus, memory_mib, disk_gib, ..Adding::default() }
 }
 
 /// Placement's account of an instance, as the caller may see it: what would come of it now, those who wait already served first.
@@ -132,6 +122,17 @@ pub async fn explain(
     caller: &Caller,
     conn: &mut PgConnection,
     who: &Unplaced,
+) -> Result<Explanation> {
+    explain_within(app, caller, conn, who, |_| true).await
+}
+
+/// The same, where there may be no quota for a size (none: in a slot): nothing is proposed that has none.
+async fn explain_within(
+    app: &App,
+    caller: &Caller,
+    conn: &mut PgConnection,
+    who: &Unplaced,
+    may_have: impl Fn(Option<Resources>) -> bool,
 ) -> Result<Explanation> {
     let mut index = index(app, conn).await?;
     let mut line = Line::read(app, conn, who, &mut index).await?;
@@ -148,25 +149,68 @@ pub async fn explain(
         let explanation = index.explain_slot(least, slot.map(|slot| slot.host_id));
         return Ok(Explanation { summary, ..seen(caller, explanation) });
     }
-    let cursor = RoundRobin::default();
-    let fitting = wishes.iter().find(|wish| index.place(wish, &mut cursor.clone()).is_ok());
-    let flavors = match fitting {
-        Some(_) => Vec::new(),
-        None => placement::sizes(store::flavors::first(conn).await?)?,
-    };
-    let mut explanation =
-        seen(caller, index.explain_among(fitting.unwrap_or(least), &cursor, &flavors));
+    let hosts = index.clone();
     let mut kept = line.serve(app, &mut index)?;
-    if fitting.is_none() {
-        let changes = explanation.would_fit_if.len();
-        explanation.would_fit_if.retain(|change| kept.lets(change, least, &index));
-        if explanation.would_fit_if.len() < changes {
-            explanation.summarise();
-        }
-    } else if kept.serve(&mut index, &mut cursor.clone(), wishes, who.tenant_id, false).is_err() {
-        return Ok(refused_by(explanation, KEPT));
+    let mut cursor = RoundRobin::default();
+    let fitting = wishes.iter().find(|wish| hosts.place(wish, &mut cursor.clone()).is_ok());
+    let (has_room, wish) = (fitting.is_some(), fitting.unwrap_or(least).clone());
+    let refusal = Refusal { who, wish: &wish, hosts: &hosts, served: &index, kept: &kept };
+    let mut explanation = refusal.account(caller, conn, &may_have).await?;
+    let is_refused = kept.serve(&mut index, &mut cursor, wishes, who, false).is_err();
+    if (is_refused || !may_have(Some(wish.need))) && may_have(None) {
+        offer_slot(conn, &index, &wish, who, &mut explanation).await?;
     }
-    Ok(explanation)
+    Ok(if has_room && is_refused { refused_by(explanation, KEPT) } else { explanation })
+}
+
+/// One that may find no room, of what is known when that is accounted for.
+struct Refusal<'a> {
+    who: &'a Unplaced,
+    wish: &'a Request,
+    hosts: &'a Index,
+    /// Those who wait already have theirs.
+    served: &'a Index,
+    kept: &'a Kept,
+}
+
+impl Refusal<'_> {
+    /// Need and have of the hosts as they are, and what would do beside those who wait already.
+    async fn account(
+        &self,
+        caller: &Caller,
+        conn: &mut PgConnection,
+        may_have: &impl Fn(Option<Resources>) -> bool,
+    ) -> Result<Explanation> {
+        let Self { who, wish, hosts, served, kept } = *self;
+        let cursor = RoundRobin::default();
+        let mut flavors = Vec::new();
+        if hosts.place(wish, &mut cursor.clone()).is_err() || !may_have(Some(wish.need)) {
+            flavors = placement::sizes(store::flavors::first(conn).await?)?;
+            flavors.retain(|flavor| may_have(Some(flavor.need)));
+            flavors.retain(|flavor| kept.lets(&flavor.instead(), wish, who, served));
+        }
+        let mut explanation = seen(caller, hosts.explain_among(wish, &cursor, &flavors));
+        explanation.keep_changes(|change| match change {
+            WouldFit::SmallerNeed { need } if !may_have(Some(*need)) => false,
+            change => kept.lets(change, wish, who, served),
+        });
+        Ok(explanation)
+    }
+}
+
+/// A slot of a reservation of its tenant's own may do.
+async fn offer_slot(
+    conn: &mut PgConnection,
+    index: &Index,
+    wish: &Request,
+    who: &Unplaced,
+    explanation: &mut Explanation,
+) -> Result<()> {
+    let slots = store::reservations::open(conn, &[who.tenant_id]).await?;
+    if let Some(change) = index.in_reservation(wish, &slots) {
+        explanation.offer(change);
+    }
+    Ok(())
 }
 
 /// As the caller may see it.
@@ -203,7 +247,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             slot.map(|slot| (slot.host_id, Some(slot.id)))
         } else {
             let mut cursor = *app.round_robin();
-            let host = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
+            let host = kept.serve(&mut index, &mut cursor, wishes.clone(), who, false);
             *app.round_robin() = cursor;
             host.ok().map(|host| (host, None))
         };
@@ -228,9 +272,10 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         let explanation = seen(caller, hosts.explain_slot(&least, None));
         refused_by(explanation, placement::no_slot(free.len()))
     } else {
-        let flavors = placement::sizes(store::flavors::first(write.conn()).await?)?;
-        let cursor = RoundRobin::default();
-        let explanation = seen(caller, hosts.explain_among(&least, &cursor, &flavors));
+        let (wish, served) = (&least, &index);
+        let refusal = Refusal { who, wish, hosts: &hosts, served, kept: &kept };
+        let mut explanation = refusal.account(caller, write.conn(), &|_| true).await?;
+        offer_slot(write.conn(), served, wish, who, &mut explanation).await?;
         match explanation.chosen {
             Some(_) => refused_by(explanation, KEPT),
             None => explanation,
@@ -250,7 +295,7 @@ pub async fn claim_all(app: &App, write: &mut Write, all: &[(Actor, Unplaced)]) 
     let mut claims = Vec::with_capacity(all.len());
     for (_, who) in all {
         let wishes = line.wishes(app, who, &index)?;
-        let found = kept.serve(&mut index, &mut cursor, wishes, who.tenant_id, false);
+        let found = kept.serve(&mut index, &mut cursor, wishes, who, false);
         let Ok(host) = found else { return Ok(false) };
         claims.push((Uuid::new_v4(), Claim::of(who, host, None)));
     }
@@ -317,16 +362,17 @@ pub(super) async fn spread_over(
     let wishes = line.wishes(app, who, &index)?;
     let mut kept = line.serve(app, &mut index)?;
     for _ in 0..count {
-        let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who.tenant_id, false);
+        let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who, false);
         let Ok(host) = found else {
-            let explanation = seen(caller, index.explain(&wishes[0], &cursor));
-            let next = match &explanation.chosen {
-                Some(_) => "what a host has is kept for instances that wait",
-                None => &explanation.summary,
-            };
+            let mut explanation = seen(caller, index.explain(&wishes[0], &cursor));
+            if explanation.chosen.is_some() {
+                explanation =
+                    refused_by(explanation, "what a host has is kept for instances that wait");
+            }
             let detail = format!(
-                "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {next}",
+                "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {}",
                 chosen.len(),
+                explanation.summary,
             );
             return Err(no_capacity(detail, &explanation));
         };

@@ -349,6 +349,22 @@ pub async fn holds_anything(conn: &mut PgConnection, id: HostId) -> Result<bool>
     Ok(holds)
 }
 
+/// How many instances, and how many slots of reservations, are on the host for the sake of its zone: they or their hard group
+/// named it.
+pub async fn bound_by_zone(conn: &mut PgConnection, id: HostId) -> Result<(i64, i64)> {
+    let bound = sqlx::query_as(
+        "select (select count(*) from incarnations c join instances i on i.id = c.instance_id
+                 left join groups g on g.id = i.group_id
+                 where c.host_id = $1 and (i.zone is not null or (g.hard and g.scope = 'zone'))),
+                (select count(*) from reservation_slots s join reservations r on r.id = s.reservation_id
+                 where s.host_id = $1 and r.zone is not null)",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await?;
+    Ok(bound)
+}
+
 /// The host is to leave: it takes nothing more, and goes once what we made on it is gone.
 pub async fn retire(conn: &mut PgConnection, id: HostId, now: Time) -> Result<()> {
     sqlx::query(

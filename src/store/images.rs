@@ -6,9 +6,9 @@ use sqlx::types::Json;
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
 use crate::domain::id::{ImageId, TenantId, UserId};
-use crate::domain::image::{Blob, Image, ImageFilter, NewImage, Visibility};
+use crate::domain::image::{Blob, Image, ImageFilter, ImagePatch, NewImage};
 use crate::domain::page::Page;
-use crate::domain::text::{Labels, Name};
+use crate::domain::text::Name;
 
 /// An image as the tenant `$1` sees it (null: as an admin does): its own, and the public ones that are ready. The rest of the
 /// statement follows in `where`.
@@ -17,7 +17,7 @@ macro_rules! visible {
         concat!(
             "select * from (
                  select i.id, case when $1::uuid is null or i.tenant_id = $1 then i.tenant_id end as tenant_id,
-                        i.name, i.description, i.labels, i.visibility, i.format, i.expected_sha256, i.sha256,
+                        i.name, i.description, i.labels, i.required_traits, i.visibility, i.format, i.expected_sha256, i.sha256,
                         b.size_bytes, b.virtual_bytes,
                         coalesce(w.attempts, 0) as attempts, case when w.attempts > 0 then w.last_error end as last_error,
                         nullif(w.due_at, 'infinity') as next_attempt_at, w.stalled_at as stalled_since, i.created_at, i.revision, i.tenant_id as owner,
@@ -48,8 +48,9 @@ pub async fn insert(
     now: Time,
 ) -> Result<()> {
     sqlx::query(
-        "insert into images (id, tenant_id, name, description, labels, visibility, format, expected_sha256, created_by, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "insert into images (id, tenant_id, name, description, labels, visibility, format, expected_sha256, created_by, created_at,
+                             required_traits)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(id)
     .bind(owner.tenant)
@@ -61,6 +62,7 @@ pub async fn insert(
     .bind(&new.sha256)
     .bind(owner.user)
     .bind(now)
+    .bind(&new.required_traits)
     .execute(conn)
     .await?;
     Ok(())
@@ -138,22 +140,25 @@ pub async fn find(
     Ok(images)
 }
 
+/// What is not given stays.
 pub async fn update(
     conn: &mut PgConnection,
     id: ImageId,
-    name: &Name,
-    description: &str,
-    labels: &Labels,
-    visibility: Visibility,
+    name: Option<&Name>,
+    patch: &ImagePatch,
 ) -> Result<()> {
     sqlx::query(
-        "update images set name = $2, description = $3, labels = $4, visibility = $5, revision = revision + 1 where id = $1",
+        "update images set name = coalesce($2, name), description = coalesce($3, description), labels = coalesce($4, labels),
+                           visibility = coalesce($5, visibility), required_traits = coalesce($6, required_traits),
+                           revision = revision + 1
+         where id = $1",
     )
     .bind(id)
     .bind(name)
-    .bind(description)
-    .bind(Json(labels))
-    .bind(visibility)
+    .bind(&patch.description)
+    .bind(patch.labels.as_ref().map(Json))
+    .bind(patch.visibility)
+    .bind(&patch.required_traits)
     .execute(conn)
     .await?;
     Ok(())

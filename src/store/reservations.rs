@@ -10,7 +10,7 @@ use crate::domain::error::Result;
 use crate::domain::flavor::Flavor;
 use crate::domain::id::{HostId, ReservationId, TenantId, UserId};
 use crate::domain::page::Page;
-use crate::domain::reservation::{NewReservation, Reservation};
+use crate::domain::reservation::{NewReservation, OpenSlot, Reservation};
 use crate::domain::text::Name;
 
 macro_rules! reservations {
@@ -267,5 +267,19 @@ pub async fn wait_for_free(conn: &mut PgConnection, id: ReservationId) -> Result
 /// The free slots, as they are at this moment.
 pub async fn free(conn: &mut PgConnection, id: ReservationId) -> Result<Vec<Slot>> {
     let slots = sqlx::query_as(free_slots!("")).bind(id).fetch_all(conn).await?;
+    Ok(slots)
+}
+
+/// Free slots of these tenants, one of each host in each reservation; at most 1,000.
+pub async fn open(conn: &mut PgConnection, tenants: &[TenantId]) -> Result<Vec<OpenSlot>> {
+    let slots = sqlx::query_as(
+        "select distinct r.tenant_id, r.name as reservation, s.host_id, s.vcpus, s.memory_mib, s.disk_gib
+         from reservations r join reservation_slots s on s.reservation_id = r.id
+         where r.tenant_id = any($1) and s.incarnation_id is null
+         order by r.tenant_id, r.name, s.host_id limit 1000",
+    )
+    .bind(tenants.iter().map(|tenant| tenant.0).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
     Ok(slots)
 }

@@ -147,6 +147,7 @@ async fn what_belongs_to_another_tenant_is_nowhere_wherever_it_is_named() {
         ("create_instance", "/group"),
         ("create_instance", "/reservation"),
         ("explain_placement", "/group"),
+        ("explain_placement", "/image"),
         ("create_instance", "/keypairs/0"),
         ("create_instance", "/networks/0/network"),
         ("create_instance", "/networks/0/port_id"),

@@ -37,6 +37,7 @@ mod log;
 mod metrics;
 mod networks;
 mod ports;
+mod proposals;
 mod remedies;
 mod reservations;
 mod restore;

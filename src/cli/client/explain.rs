@@ -37,6 +37,7 @@ const FIELDS: &[Field] = &[
         Kind::Texts,
         "What it must not offer; may be given several times",
     ),
+    may("image", "image", Kind::Text, "Id or name of an image"),
     may("group", "group", Kind::Text, "Id or name of a group"),
     may("reservation", "reservation", Kind::Text, "Id or name of a reservation, to take a slot of"),
     may("expires-at", "expires_at", Kind::Text, "When it would end, such as 2030-01-31T12:00:00Z"),
@@ -127,7 +128,8 @@ fn short(tagged: &Value) -> String {
     let tag = object.get("constraint").or_else(|| object.get("change")).and_then(Value::as_str);
     let mut text = tag.unwrap_or_default().to_owned();
     for (key, value) in object {
-        if key != "constraint" && key != "change" && !value.is_null() {
+        let says = !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
+        if key != "constraint" && key != "change" && says {
             let _ = write!(text, " {key}={}", value.to_string().replace(['"', '{', '}'], ""));
         }
     }
@@ -145,7 +147,7 @@ mod tests {
                 "hosts": 3, "sample": [{"id": "x", "name": "node-1"}], "state": "ready", "zone": "east",
                 "free": {"vcpus": 1, "memory_mib": 2, "disk_gib": 3}, "limit": {"vcpus": 4, "memory_mib": 5, "disk_gib": 6},
                 "refused_by": [{"constraint": "vcpus", "need": 8, "have": 1, "lacks": 7}] }],
-            "would_fit_if": [{"change": "other_flavor", "name": "nano"}] } });
+            "would_fit_if": [{"change": "other_flavor", "name": "nano"}, {"change": "host_added", "zone": null, "traits": []}] } });
         let text = text(&answer);
         for part in [
             "no host has room",
@@ -154,6 +156,7 @@ mod tests {
             "1 vCPU, 2 MiB, 3 GiB",
             "vcpus have=1 lacks=7 need=8",
             "other_flavor name=nano",
+            "host_added\n",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

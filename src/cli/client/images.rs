@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 use super::act::{connect, show};
 use super::arguments::{pairs, texts};
 use super::http::Http;
+use super::nouns::IMAGE_TRAITS;
 use crate::domain::checksum::Checksum;
 
 pub fn verbs() -> Vec<Command> {
@@ -26,6 +27,7 @@ pub fn verbs() -> Vec<Command> {
         text("visibility", "private (the default) or public"),
         text("description", "What people should know"),
         text("label", "KEY=VALUE; may be given several times").action(clap::ArgAction::Append),
+        text("trait", IMAGE_TRAITS).action(clap::ArgAction::Append),
     ])]
 }
 
@@ -47,6 +49,9 @@ pub async fn upload(matches: &ArgMatches) -> Result<()> {
     }
     if let Some(labels) = texts(matches, "label") {
         new["labels"] = pairs(labels)?;
+    }
+    if let Some(traits) = texts(matches, "trait") {
+        new["required_traits"] = json!(traits);
     }
     let made = http.send(Method::POST, "/v1/images", Some(&new)).await?;
     let image = format!("/v1/images/{}", made["id"].as_str().unwrap_or_default());

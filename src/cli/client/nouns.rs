@@ -67,6 +67,8 @@ const NAME: Field = must("NAME", "name", Text, "Its name");
 const LABEL: Field = may("label", "labels", Pairs, "A label; may be given several times");
 pub const POLICIES: &str =
     "How hosts are chosen: best_fit, best_fit_sum, spread, lifetime_fit or round_robin";
+pub const IMAGE_TRAITS: &str =
+    "What the host of its instances must offer, such as arch:x86_64; may be given several times";
 const DESCRIPTION: Field = may("description", "description", Text, "What people should know");
 
 const PLAIN: Noun = Noun {
@@ -118,6 +120,7 @@ pub const NOUNS: &[Noun] = &[
             must("format", "format", Text, "raw or qcow2"),
             may("visibility", "visibility", Text, "private (the default) or public"),
             may("sha256", "sha256", Text, "What the bytes' checksum will be, in hex"),
+            may("trait", "required_traits", Texts, IMAGE_TRAITS),
             DESCRIPTION,
             LABEL,
         ],

@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 
 use super::*;
-use crate::domain::id::TenantId;
+use crate::domain::id::{InstanceId, TenantId};
+use crate::domain::instance::{Size, Unplaced};
 use crate::placement::{Kept, NoFit, WouldFit, is_patient};
 
 fn summary(index: &Index, request: &Request) -> (String, String) {
@@ -116,22 +117,31 @@ fn deltas_that_cannot_be_true_are_refused_and_change_nothing() {
     assert_eq!(index.host(id(1)), before);
 }
 
+/// One of a tenant of its own.
+fn whose(n: u128) -> Unplaced {
+    let size = Size { vcpus: 1, memory_mib: 1, disk_gib: 1 };
+    Unplaced {
+        id: InstanceId(Uuid::from_u128(n)),
+        ..Unplaced::of_size(TenantId(Uuid::from_u128(n)), size)
+    }
+}
+
 #[test]
 fn a_tenant_has_one_host_kept_and_only_while_it_is_patient() {
     let (limit, used) = (Resources::new(8, 1024, 10), Resources::new(4, 0, 0));
     let mut index = index([1, 2, 3].map(|n| plain(n, limit, used)));
-    let [one, other] = [1, 2].map(|n| TenantId(Uuid::from_u128(n)));
+    let [one, other] = [1, 2].map(whose);
     let (mut kept, mut cursor) = (Kept::default(), RoundRobin::default());
-    let mut serve = |vcpus, tenant, patient| {
+    let mut serve = |vcpus, who: &Unplaced, patient| {
         let wishes = vec![Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit)];
-        kept.serve(&mut index, &mut cursor, wishes, tenant, patient)
+        kept.serve(&mut index, &mut cursor, wishes, who, patient)
     };
-    assert_eq!(serve(8, other, false), Err(NoFit), "and nothing is kept for it");
-    assert_eq!(serve(8, one, true), Err(NoFit));
-    assert_eq!(serve(8, one, true), Err(NoFit), "one host is kept for it already");
+    assert_eq!(serve(8, &other, false), Err(NoFit), "and nothing is kept for it");
+    assert_eq!(serve(8, &one, true), Err(NoFit));
+    assert_eq!(serve(8, &one, true), Err(NoFit), "one host is kept for it already");
     // That is the first; what fits goes to the others.
-    assert_eq!([serve(4, other, true), serve(4, other, true)], [Ok(id(2)), Ok(id(3))]);
-    assert_eq!(serve(4, other, true), Err(NoFit));
+    assert_eq!([serve(4, &other, true), serve(4, &other, true)], [Ok(id(2)), Ok(id(3))]);
+    assert_eq!(serve(4, &other, true), Err(NoFit));
 }
 
 #[test]
@@ -143,11 +153,11 @@ fn a_host_is_kept_again_and_again_and_never_for_one_that_its_own_group_is_in_the
     assert!(is_patient(TimeDelta::seconds(1 << 40), TimeDelta::MAX));
 
     let mut index = index([plain(1, Resources::new(8, 1024, 10), Resources::new(4, 0, 0))]);
-    let tenant = TenantId(Uuid::from_u128(1));
+    let who = whose(1);
     let mut serve = |kept: &mut Kept, vcpus, together: Option<BTreeSet<HostId>>| {
         let mut wish = Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit);
         wish.together = together;
-        kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], tenant, true)
+        kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], &who, true)
     };
     let mut kept = Kept::default();
     assert_eq!(serve(&mut kept, 8, Some([id(1)].into())), Err(NoFit));

@@ -15,6 +15,7 @@ use crate::domain::event::{Actor, NewEvent, Outcome};
 use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
 use crate::domain::instance::Unplaced;
 use crate::domain::queue::size;
+use crate::domain::reservation::OpenSlot;
 use crate::placement::{self, FlavorSize, KEPT, Kept, Policy, Request, Stay};
 use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
@@ -118,7 +119,7 @@ async fn round(
             none => refused.push((who, tag, Some(none))),
         }
     }
-    let refused = accounts(&mut tx, decide.room, refused).await?;
+    let refused = accounts(&mut tx, &decide, refused).await?;
     let (round, whole) = Box::pin(write(ctx, tx, &waiting, claims, refused, &mine, now)).await?;
     if whole {
         room.keep(moment);
@@ -160,10 +161,19 @@ type Refusals<'a, Why> = Vec<(&'a Unplaced, f64, Option<Why>)>;
 /// Why each found none, and what would do; the same for equal requests of a batch.
 async fn accounts<'a>(
     tx: &mut store::Tx,
-    room: &Room,
+    decide: &Decide<'_>,
     refused: Refusals<'a, Choice>,
 ) -> Result<Refusals<'a, (String, Value)>> {
-    let mut flavors: Option<Vec<FlavorSize>> = None;
+    let tenants = refused.iter().filter_map(|(who, _, why)| match why {
+        Some(Choice::NoHost(_)) => Some(who.tenant_id),
+        _ => None,
+    });
+    let tenants: Vec<_> = tenants.collect::<BTreeSet<_>>().into_iter().collect();
+    let mut others = Others::default();
+    if !tenants.is_empty() {
+        others.flavors = placement::sizes(store::flavors::first(tx).await?)?;
+        others.slots = store::reservations::open(tx, &tenants).await?;
+    }
     let mut known: Vec<(Request, String, Value)> = Vec::new();
     let mut told = Vec::with_capacity(refused.len());
     for (who, tag, choice) in refused {
@@ -173,11 +183,7 @@ async fn accounts<'a>(
                 if let Some((_, summary, fit)) = same {
                     Some((summary.clone(), fit.clone()))
                 } else {
-                    if flavors.is_none() {
-                        flavors = Some(placement::sizes(store::flavors::first(tx).await?)?);
-                    }
-                    let flavors = flavors.as_deref().unwrap_or_default();
-                    let (summary, fit) = account(room, &request, flavors);
+                    let (summary, fit) = decide.account(who, &request, &others);
                     if known.len() < ACCOUNTS {
                         known.push((*request, summary.clone(), fit.clone()));
                     }
@@ -192,11 +198,11 @@ async fn accounts<'a>(
     Ok(told)
 }
 
-fn account(room: &Room, request: &Request, flavors: &[FlavorSize]) -> (String, Value) {
-    let explanation = room.index.explain_among(request, &room.cursor, flavors).redacted();
-    let fit = json!(explanation.would_fit_if);
-    let kept = explanation.chosen.is_some();
-    (if kept { KEPT.to_owned() } else { explanation.summary }, fit)
+/// What those who find no room might take instead.
+#[derive(Default)]
+struct Others {
+    flavors: Vec<FlavorSize>,
+    slots: Vec<OpenSlot>,
 }
 
 /// The decisions of a batch, each on what the ones before it left.
@@ -211,6 +217,18 @@ struct Decide<'a> {
 }
 
 impl Decide<'_> {
+    fn account(&self, who: &Unplaced, request: &Request, others: &Others) -> (String, Value) {
+        let Room { index, cursor, .. } = &*self.room;
+        let mut explanation = index.explain_among(request, cursor, &others.flavors).redacted();
+        explanation.keep_changes(|change| self.kept.lets(change, request, who, index));
+        if let Some(change) = index.in_reservation(request, &others.slots) {
+            explanation.offer(change);
+        }
+        let fit = json!(explanation.would_fit_if);
+        let kept = explanation.chosen.is_some();
+        (if kept { KEPT.to_owned() } else { explanation.summary }, fit)
+    }
+
     fn one(&mut self, who: &Unplaced, stay: Option<Stay>) -> Result<Choice> {
         let members = who.group_id.and_then(|id| self.groups.get(&id));
         let members = members.map(|members| (&members.group, &members.on_hosts));
@@ -233,7 +251,7 @@ impl Decide<'_> {
         let waited = who.queued_at.map_or(TimeDelta::zero(), |since| self.now - since);
         let patient = placement::is_patient(waited, self.hold);
         let Room { index, cursor, .. } = &mut *self.room;
-        match self.kept.serve(index, cursor, wishes, who.tenant_id, patient) {
+        match self.kept.serve(index, cursor, wishes, who, patient) {
             Ok(host) => Choice::Host(host, None),
             Err(placement::NoFit) => Choice::NoHost(Box::new(least)),
         }

@@ -220,6 +220,7 @@ pub async fn ensure_public(app: &App, tenant: TenantId, name: &str, file: &Path)
         sha256: None,
         description: String::new(),
         labels: std::collections::BTreeMap::new(),
+        required_traits: Vec::new(),
     };
     let name = new.check()?;
     let sum = scratch::gather(None, limit, read(file).await?).await?.sha256;

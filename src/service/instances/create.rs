@@ -160,7 +160,7 @@ async fn insert(
     let flavor = flavor.ok_or_else(|| Error::absent("/flavor", "flavor", &new.flavor))?;
     let image = image(write, tenant, new, &flavor).await?;
     let ssh_keys = keys(write, tenant, &new.keypairs).await?;
-    let placing = placing::find(write, tenant, new, &flavor).await?;
+    let placing = placing::find(write, tenant, new, &flavor, &image).await?;
     let row = Insert {
         tenant,
         image: image.id,
@@ -246,14 +246,7 @@ async fn image(
     flavor: &Flavor,
 ) -> Result<Image> {
     let image = images::choose(write.conn(), tenant, "/image", &new.image).await?;
-    let gib = (image.virtual_bytes.unwrap_or(0) + (1 << 30) - 1) >> 30;
-    if gib > flavor.disk_gib {
-        let detail = format!(
-            "the image's disk has {gib} GiB and the flavor's only {}: choose a flavor with a larger disk",
-            flavor.disk_gib
-        );
-        return Err(Error::field("/flavor", detail));
-    }
+    images::fits(&image, flavor.disk_gib, "/flavor")?;
     Ok(image)
 }
 

@@ -70,7 +70,7 @@ impl Line {
             let wishes = self.wishes(app, other, index)?;
             let waited = other.queued_at.map_or(TimeDelta::zero(), |since| now - since);
             let patient = placement::is_patient(waited, hold);
-            let found = kept.serve(index, &mut cursor, wishes, other.tenant_id, patient);
+            let found = kept.serve(index, &mut cursor, wishes, other, patient);
             if let (Ok(host), Some(members)) =
                 (found, other.group_id.and_then(|id| self.groups.get_mut(&id)))
             {

@@ -10,10 +10,12 @@ use crate::domain::error::{Error, FieldError, Result};
 use crate::domain::flavor::{DISK_GIB_MAX, Flavor, MEMORY_MIB_MAX, Trait, VCPUS_MAX, check_traits};
 use crate::domain::host::check_zone;
 use crate::domain::id::{GroupId, TenantId};
+use crate::domain::image::Image;
 use crate::domain::instance::{Size, Unplaced, check_expiry};
 use crate::domain::policy::Policy;
 use crate::domain::reservation::Reservation;
 use crate::domain::text::Name;
+use crate::service::images;
 use crate::store;
 
 /// Names that an error lists.
@@ -51,6 +53,10 @@ pub struct PlacementQuery {
     #[serde(default)]
     #[schema(value_type = std::collections::HashSet<Trait>, max_items = 32, example = json!([]))]
     pub forbidden_traits: Vec<String>,
+    /// Id or name of an image: what it asks of its host and of the disk counts, too.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 63, example = json!(null))]
+    pub image: Option<String>,
     /// Id or name of a group of the tenant.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 63, example = json!(null))]
@@ -99,6 +105,7 @@ impl PlacementQuery {
         }
         let names = [
             ("/flavor", &self.flavor),
+            ("/image", &self.image),
             ("/group", &self.group),
             ("/reservation", &self.reservation),
         ];
@@ -119,6 +126,7 @@ pub(super) fn asked(
     tenant: TenantId,
     query: &PlacementQuery,
     flavor: Option<&Flavor>,
+    image: Option<&Image>,
     group_id: Option<GroupId>,
     reservation: Option<&Reservation>,
 ) -> Result<Unplaced> {
@@ -132,11 +140,15 @@ pub(super) fn asked(
         Some(flavor) => Unplaced::of_flavor(tenant, flavor),
         None => Unplaced::of_size(tenant, own()),
     };
+    if let Some(image) = image {
+        let pointer = if flavor.is_some() { "/flavor" } else { "/disk_gib" };
+        images::fits(image, who.disk_gib, pointer)?;
+    }
     if let Some(reservation) = reservation {
         fits(reservation, who.size(), query.zone.as_deref())?;
     }
     Ok(Unplaced {
-        traits: traits(flavor, &query.required_traits, &query.forbidden_traits)?,
+        traits: traits(flavor, image, &query.required_traits, &query.forbidden_traits)?,
         forbidden_traits: query.forbidden_traits.clone(),
         zone: query.zone.clone(),
         policy: query.policy.or(who.policy),
@@ -147,21 +159,23 @@ pub(super) fn asked(
     })
 }
 
-/// The traits that the flavor and a request ask for; a request cannot forbid them, too.
+/// The traits that the flavor, the image and a request ask for; a request cannot forbid them, too.
 pub fn traits(
     flavor: Option<&Flavor>,
+    image: Option<&Image>,
     required: &[String],
     forbidden: &[String],
 ) -> Result<Vec<String>> {
     let mut traits = flavor.map_or_else(Vec::new, |flavor| flavor.traits.clone());
-    for name in required {
+    let of_image = image.map_or(&[][..], |image| &image.required_traits);
+    for name in of_image.iter().chain(required) {
         if !traits.contains(name) {
             traits.push(name.clone());
         }
     }
     if let Some(i) = forbidden.iter().position(|name| traits.contains(name)) {
         let detail = format!(
-            "{} is required, too, by the flavor or by /required_traits: take it out of one",
+            "{} is required, too, by the flavor, the image or /required_traits: take it out of one",
             forbidden[i]
         );
         return Err(Error::field(format!("/forbidden_traits/{i}"), detail));

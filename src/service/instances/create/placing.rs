@@ -4,12 +4,13 @@ use crate::domain::error::{Error, Result};
 use crate::domain::flavor::Flavor;
 use crate::domain::group::{Group, GroupRule, GroupScope};
 use crate::domain::id::{ReservationId, TenantId};
+use crate::domain::image::Image;
 use crate::domain::instance::{NewInstance, Size};
 use crate::service::{Write, placement};
 use crate::store;
 
 pub struct Placing {
-    /// The flavor's and the request's.
+    /// The flavor's, the image's and the request's.
     pub traits: Vec<String>,
     pub group: Option<Group>,
     pub reservation: Option<ReservationId>,
@@ -20,10 +21,11 @@ pub async fn find(
     tenant: TenantId,
     new: &NewInstance,
     flavor: &Flavor,
+    image: &Image,
 ) -> Result<Placing> {
     let (required, forbidden) = (&new.required_traits, &new.forbidden_traits);
     placement::offered(write.conn(), new.zone.as_deref(), required).await?;
-    let traits = placement::traits(Some(flavor), required, forbidden)?;
+    let traits = placement::traits(Some(flavor), Some(image), required, forbidden)?;
     let group = match &new.group {
         Some(named) => {
             let group = store::groups::find(write.conn(), tenant, named).await?;
