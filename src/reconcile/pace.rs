@@ -16,7 +16,7 @@ use super::context::in_time;
 use super::seats::Seats;
 use super::{Context, Outcome, Run, Trouble, reconcile};
 use crate::domain::clock::Time;
-use crate::domain::error::Result;
+use crate::domain::error::{Error, Result};
 use crate::domain::event::{Outcome as EventOutcome, Subject};
 use crate::domain::{metric, trace};
 use crate::hypervisor::{Fault, FaultKind};
@@ -306,6 +306,10 @@ fn failed(ctx: &Context, lease: &Lease, trouble: &Trouble, now: Time) -> (Settle
             "the host does not answer".to_owned()
         }
         Trouble::Host(fault) => fault.message.clone(),
+        Trouble::Store(Error::Unavailable { detail, .. }) => {
+            tracing::warn!(%detail, "reconcile failed in the database");
+            detail.trim_end_matches(": try again").to_owned()
+        }
         // What the database said is for the log; people are told whose fault it is.
         Trouble::Store(error) => {
             tracing::error!(error = format!("{error:#}"), "reconcile failed in the database");

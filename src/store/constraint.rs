@@ -108,6 +108,8 @@ const CONFLICTS: &[(&str, &str, &str)] = &[
     ("incarnations_host_fkey", "in-use", "the host still carries instances: delete them first"),
 ];
 
+const HELD_UP: &str = "the database took too long for a statement, as where somebody else holds a lock there (see its pg_locks): try again";
+
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         if let sqlx::Error::Database(database) = &source {
@@ -134,12 +136,14 @@ impl From<sqlx::Error> for Error {
                 let retry_after = Duration::from_secs(30);
                 return Self::Unavailable { detail: why.into(), retry_after };
             }
+            // 57014, 55P03: it waited for too long.
+            if database.code().is_some_and(|code| ["57014", "55P03"].contains(&code.as_ref())) {
+                return unavailable(HELD_UP);
+            }
             // 57P01..57P03: the server is shutting down or starting; 53300: too many connections; 40001, 40P01: lost a race;
-            // 57014, 25P03, 55P03: waited, or was waited for, too long; 53200: no memory.
-            let transient = [
-                "57P01", "57P02", "57P03", "53300", "40001", "40P01", "57014", "25P03", "55P03",
-                "53200",
-            ];
+            // 25P03: was waited for for too long; 53200: no memory.
+            let transient =
+                ["57P01", "57P02", "57P03", "53300", "40001", "40P01", "25P03", "53200"];
             if database.code().is_some_and(|code| transient.contains(&code.as_ref())) {
                 return unavailable("the database is busy or restarting: try again");
             }

@@ -182,3 +182,21 @@ async fn what_waits_for_room_is_listed_once_it_has_waited_for_long() {
         .problem(404, "not-found");
     assert_eq!(api.admin.get("/v1/stalled?waiting_s=-1").await.faults(), ["?waiting_s"]);
 }
+
+#[tokio::test]
+async fn a_database_that_holds_a_statement_up_is_told_of_in_words_and_the_work_goes_on_after_it() {
+    let (api, process) = cloud("none").await;
+    // As the statement's deadline ends it where somebody holds a lock on the host.
+    let held_up = "create function held_up() returns trigger language plpgsql as
+                       $$ begin raise exception 'canceling statement' using errcode = '57014'; end $$;
+                   create trigger held_up before update of used_vcpus on hosts for each row execute function held_up();";
+    sqlx::raw_sql(held_up).execute(&api.app.db).await.expect("a trigger");
+    let instance = make(&api, "vm").await;
+    let failing = async || stalled(&api, "?kind=instance&state=failing").await.pop();
+    process.work_until(async || failing().await.is_some()).await;
+    let item = failing().await.expect("an item");
+    let reason = item["reason"].as_str().expect("a reason");
+    assert!(reason.contains("holds a lock") && !reason.contains("try again"), "{item:#}");
+    sqlx::raw_sql("drop trigger held_up on hosts").execute(&api.app.db).await.expect("it goes");
+    process.work_until(async || status(&api, &instance).await == "running").await;
+}
