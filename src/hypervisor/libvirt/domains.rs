@@ -68,19 +68,24 @@ pub fn glance(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     };
     let uuid = domain.uuid().map_err(during("read a domain's UUID"))?;
     let name = domain.name().map_err(during("read a domain's name"))?;
+    let (power, halt) = (power(state.0), halt(state));
+    let (id, agent, macs) = (InstanceId(uuid), false, Vec::new());
+    stamped(domain, DomainSeen { id, name, power, halt, stamp: None, agent, macs })
+}
+
+/// The same with the stamp that the domain bears now.
+pub fn stamped(domain: &Domain, seen: DomainSeen) -> Result<Option<DomainSeen>, Fault> {
     let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(2);
     let stamp = match domain.metadata(kind, Some(xml::domain::STAMP), 0) {
-        Ok(text) => xml::domain::stamp(&text, uuid)?,
+        Ok(text) => xml::domain::stamp(&text, seen.id.0)?,
         Err(error) if is(&error, Code::NoDomainMetadata) => None,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(fault("read a domain's stamp", &error)),
     };
-    let (power, halt) = (power(state.0), halt(state));
-    let (id, agent, macs) = (InstanceId(uuid), false, Vec::new());
-    Ok(Some(DomainSeen { id, name, power, halt, stamp, agent, macs }))
+    Ok(Some(DomainSeen { stamp, ..seen }))
 }
 
-/// The same, and its agent and its MAC addresses.
+/// All of it: its agent and its MAC addresses, too.
 pub fn see(domain: &Domain) -> Result<Option<DomainSeen>, Fault> {
     let Some(text) = present("read a domain", domain.xml_desc(0))? else { return Ok(None) };
     let Some(state) = present("read a domain's state", ffi::state(domain))? else {
