@@ -1,5 +1,6 @@
 //! Placement asked by a request: what would be chosen now and what would do otherwise, and a claim for who does not wait.
 
+mod account;
 mod line;
 mod query;
 
@@ -24,6 +25,8 @@ use crate::placement::{
 use crate::store;
 use crate::store::incarnations::Claim;
 use crate::store::reservations::Slot;
+pub use account::explain;
+use account::{Refusal, explain_within, offer_slot, refused_by, seen};
 use line::Line;
 use query::asked;
 pub use query::{PlacementQuery, fits, offered, traits};
@@ -114,113 +117,6 @@ pub async fn ask(app: &App, caller: &Caller, query: &PlacementQuery) -> Result<P
 fn adding(need: Option<Resources>) -> Adding {
     let [vcpus, memory_mib, disk_gib] = need.unwrap_or_default().parts().map(i64::from);
     Adding { instances: 1, vcpus, memory_mib, disk_gib, ..Adding::default() }
-}
-
-/// Placement's account of an instance, as the caller may see it: what would come of it now, those who wait already served first.
-pub async fn explain(
-    app: &App,
-    caller: &Caller,
-    conn: &mut PgConnection,
-    who: &Unplaced,
-) -> Result<Explanation> {
-    explain_within(app, caller, conn, who, |_| true).await
-}
-
-/// The same, where there may be no quota for a size (none: in a slot): nothing is proposed that has none.
-async fn explain_within(
-    app: &App,
-    caller: &Caller,
-    conn: &mut PgConnection,
-    who: &Unplaced,
-    may_have: impl Fn(Option<Resources>) -> bool,
-) -> Result<Explanation> {
-    let mut index = index(app, conn).await?;
-    let mut line = Line::read(app, conn, who, &mut index).await?;
-    let wishes = line.wishes(app, who, &index)?;
-    // Where none fits, what asks for the least lacks what is lacking.
-    let least = &wishes[wishes.len() - 1];
-    if let Some(id) = who.reservation_id {
-        let free = store::reservations::free(conn, id).await?;
-        let slot = admitted(&index, &wishes, &free);
-        let summary = match slot {
-            Some(_) => format!("it takes one of the {} free slots of its reservation", free.len()),
-            None => placement::no_slot(free.len()),
-        };
-        let explanation = index.explain_slot(least, slot.map(|slot| slot.host_id));
-        return Ok(Explanation { summary, ..seen(caller, explanation) });
-    }
-    let hosts = index.clone();
-    let mut kept = line.serve(app, &mut index)?;
-    let mut cursor = RoundRobin::default();
-    let fitting = wishes.iter().find(|wish| hosts.place(wish, &mut cursor.clone()).is_ok());
-    let (has_room, wish) = (fitting.is_some(), fitting.unwrap_or(least).clone());
-    let refusal = Refusal { who, wish: &wish, hosts: &hosts, served: &index, kept: &kept };
-    let mut explanation = refusal.account(caller, conn, &may_have).await?;
-    let is_refused = kept.serve(&mut index, &mut cursor, wishes, who, false).is_err();
-    if (is_refused || !may_have(Some(wish.need))) && may_have(None) {
-        offer_slot(conn, &index, &wish, who, &mut explanation).await?;
-    }
-    Ok(if has_room && is_refused { refused_by(explanation, KEPT) } else { explanation })
-}
-
-/// One that may find no room, of what is known when that is accounted for.
-struct Refusal<'a> {
-    who: &'a Unplaced,
-    wish: &'a Request,
-    hosts: &'a Index,
-    /// Those who wait already have theirs.
-    served: &'a Index,
-    kept: &'a Kept,
-}
-
-impl Refusal<'_> {
-    /// Need and have of the hosts as they are, and what would do beside those who wait already.
-    async fn account(
-        &self,
-        caller: &Caller,
-        conn: &mut PgConnection,
-        may_have: &impl Fn(Option<Resources>) -> bool,
-    ) -> Result<Explanation> {
-        let Self { who, wish, hosts, served, kept } = *self;
-        let cursor = RoundRobin::default();
-        let mut flavors = Vec::new();
-        if hosts.place(wish, &mut cursor.clone()).is_err() || !may_have(Some(wish.need)) {
-            flavors = placement::sizes(store::flavors::first(conn).await?)?;
-            flavors.retain(|flavor| may_have(Some(flavor.need)));
-            flavors.retain(|flavor| kept.lets(&flavor.instead(), wish, who, served));
-        }
-        let mut explanation = seen(caller, hosts.explain_among(wish, &cursor, &flavors));
-        explanation.keep_changes(|change| match change {
-            WouldFit::SmallerNeed { need } if !may_have(Some(*need)) => false,
-            change => kept.lets(change, wish, who, served),
-        });
-        Ok(explanation)
-    }
-}
-
-/// A slot of a reservation of its tenant's own may do.
-async fn offer_slot(
-    conn: &mut PgConnection,
-    index: &Index,
-    wish: &Request,
-    who: &Unplaced,
-    explanation: &mut Explanation,
-) -> Result<()> {
-    let slots = store::reservations::open(conn, &[who.tenant_id]).await?;
-    if let Some(change) = index.in_reservation(wish, &slots) {
-        explanation.offer(change);
-    }
-    Ok(())
-}
-
-/// As the caller may see it.
-fn seen(caller: &Caller, explanation: Explanation) -> Explanation {
-    if caller.admin { explanation } else { explanation.redacted() }
-}
-
-/// The account of one that is refused for another reason than hosts without room.
-fn refused_by(explanation: Explanation, why: impl Into<String>) -> Explanation {
-    Explanation { summary: why.into(), chosen: None, ..explanation }
 }
 
 /// Gives an instance that was just recorded a host and the claim there, in its own transaction.
