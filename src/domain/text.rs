@@ -123,7 +123,7 @@ pub fn check_text(pointer: &str, text: &str, max: usize) -> Result<()> {
 /// What a host or its libvirt said, without where things lie and what others are: paths, addresses and UUIDs. For those who may
 /// know what failed and not where.
 pub fn without_places(said: &str) -> String {
-    let edge = |c: char| c.is_whitespace() || "'\"`(),;=".contains(c);
+    let edge = |c: char| c.is_whitespace() || "'\"`(),;=[]{}<>|".contains(c);
     let mut told = String::with_capacity(said.len());
     for piece in said.split_inclusive(edge) {
         let word = piece.trim_end_matches(|c: char| edge(c) || ":.".contains(c));
@@ -131,6 +131,10 @@ pub fn without_places(said: &str) -> String {
         match word {
             _ if word.len() > 1 && word.starts_with('/') => told.push_str("<path>"),
             _ if word.contains("://") => told.push_str("<address>"),
+            _ if word.contains(":/") => {
+                told.push_str(&word[..=word.find(':').unwrap_or_default()]);
+                told.push_str("<path>");
+            }
             _ => told.push_str(&without_ids(word)),
         }
         told.push_str(after);
@@ -170,6 +174,11 @@ mod tests {
                 "at <address>: the domain x-<id>-<id> (<id>; boot 3), é<id>",
             ),
             ("no room: 5 of 7 GiB".into(), "no room: 5 of 7 GiB"),
+            (
+                r#"-blockdev {"driver":"file","filename":"/srv/pools/x.iso","node":"n"}: file:/srv/x is [/srv/y]"#
+                    .into(),
+                r#"-blockdev {"driver":"file","filename":"<path>","node":"n"}: file:<path> is [<path>]"#,
+            ),
         ];
         for (said, told) in cases {
             assert_eq!(without_places(&said), told);

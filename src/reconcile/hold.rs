@@ -39,6 +39,12 @@ pub fn wait() -> Outcome {
     Outcome::wait(PAUSE, "nothing is removed until an admin has said `pileus admin resume`")
 }
 
+/// The same of an instance that is older than the hold and has no place in this database.
+pub fn wait_for_place() -> Outcome {
+    let why = "it may run already where this database does not know of: it is placed when an admin has said `pileus admin resume`";
+    Outcome::wait(PAUSE, why)
+}
+
 /// Compares all that the host has, which was listed before, with what its row has counted.
 pub async fn compare(ctx: &Context, host: HostId, seen: &Inventory) -> Result<()> {
     judge(ctx, host, seen.newest(ctx.cloud)).await?;
@@ -95,6 +101,18 @@ pub async fn at_start(ctx: &Context) -> Result<()> {
         );
         begin(ctx, &mut tx, &reason, json!({ "from": moved.from, "to": moved.to })).await?;
     }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// While it serves: a restore in place makes the tables anew. `before`: which they were when this process looked last.
+pub async fn at_look(ctx: &Context, before: i64, now: i64) -> Result<()> {
+    if before == now {
+        return Ok(());
+    }
+    let mut tx = store::begin(&ctx.db).await?;
+    let reason = "the database's tables were made anew while it was served, as when a dump is restored in place";
+    begin(ctx, &mut tx, reason, json!({ "from": before, "to": now })).await?;
     tx.commit().await?;
     Ok(())
 }

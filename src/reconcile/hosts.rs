@@ -35,7 +35,8 @@ type Counts = Arc<Mutex<HashMap<HostId, i64>>>;
 pub async fn connect(ctx: &Context) -> Result<Vec<Address>> {
     let all = store::hosts::addresses(&mut *ctx.conn().await?).await?;
     for host in &all {
-        ctx.hosts.set(host.id, target(ctx, host));
+        let (uri, pool_path) = (host.uri.clone(), host.pool_path.clone());
+        ctx.hosts.set(host.id, target(ctx, uri, pool_path, host.host_uuid));
     }
     Ok(all)
 }
@@ -46,9 +47,18 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
     let tasks = TaskTracker::new();
     let mut watched: HashMap<HostId, (CancellationToken, JoinHandle<()>)> = HashMap::new();
     let counts = Counts::default();
+    let mut table = None;
     while !shutdown.is_cancelled() {
         match in_time(ctx.config.database_patience, connect(&ctx)).await {
             Ok(all) => {
+                if let Some(now) = all.first().map(|host| host.of_table) {
+                    match hold::at_look(&ctx, table.unwrap_or(now), now).await {
+                        Ok(()) => table = Some(now),
+                        Err(error) => {
+                            tracing::warn!(%error, "the hold could not be begun; trying again")
+                        }
+                    }
+                }
                 let known: HashSet<_> = all.iter().map(|host| host.id).collect();
                 let counted = all.iter().filter_map(|host| Some((host.id, host.counted?)));
                 *lock(&counts) = counted.collect();
@@ -89,13 +99,8 @@ fn lock(counts: &Counts) -> MutexGuard<'_, HashMap<HostId, i64>> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn target(ctx: &Context, host: &Address) -> HostTarget {
-    HostTarget {
-        uri: host.uri.clone(),
-        pool_path: host.pool_path.clone(),
-        cloud: ctx.cloud,
-        expect: host.host_uuid,
-    }
+fn target(ctx: &Context, uri: String, pool_path: String, expect: Option<Uuid>) -> HostTarget {
+    HostTarget { uri, pool_path, cloud: ctx.cloud, expect }
 }
 
 /// One host until `end`: its domains at every heartbeat, all that it is now and then, and whenever something is amiss.
@@ -330,8 +335,7 @@ pub async fn reconcile(ctx: &Context, lease: &Lease) -> Result<Outcome, Trouble>
     };
     if host.removed_at.is_none() {
         // A new or changed host: contact it now rather than at its next heartbeat.
-        let Reached { uri, pool_path, host_uuid, .. } = host;
-        ctx.hosts.set(id, target(ctx, &Address { id, uri, pool_path, host_uuid, counted: None }));
+        ctx.hosts.set(id, target(ctx, host.uri, host.pool_path, host.host_uuid));
         look(ctx, id).await?;
         return Ok(Outcome::rest());
     }

@@ -113,8 +113,9 @@ impl Look<'_> {
                     let pause = if position <= FIRST { PLACE_AGAIN } else { PLACE_LATER };
                     Ok(Outcome::wait(pause, summary))
                 }
-                // Perhaps it was placed before, where this database does not know of.
-                Placed::Lost if hold::everywhere(self.ctx).await?.is_some() => Ok(hold::wait()),
+                Placed::Lost if hold::everywhere(self.ctx).await?.is_some() => {
+                    Ok(hold::wait_for_place())
+                }
                 Placed::Lost => {
                     Ok(Outcome::Settled { next: Some(TimeDelta::milliseconds(100)), reason: None })
                 }

@@ -50,11 +50,16 @@ pub async fn run(app: &App, caller: &Caller, deep: bool) -> Result<Fsck> {
     report.hosts = i64::try_from(hosts.len()).unwrap_or(i64::MAX);
     let mut silent: Vec<Finding> = Vec::new();
     let mut asked = Vec::new();
-    for (id, name, health, reason) in hosts {
-        if health == "up" {
-            asked.push(HostId(id));
-        } else {
-            silent.push(about("silent", Some(HostId(id)), name, reason));
+    for (id, name, health, reason, left_behind) in hosts {
+        let id = HostId(id);
+        match (health.as_str(), left_behind) {
+            ("up", _) => asked.push(id),
+            (_, 0) => silent.push(about("silent", Some(id), name, reason)),
+            _ => {
+                let left = "left something there, which goes when it answers";
+                let reason = format!("{reason}; {left_behind} deleted instances {left}");
+                silent.push(about("silent", Some(id), name, reason));
+            }
         }
     }
     let mut answers = stream::iter(asked)

@@ -17,12 +17,14 @@ pub struct Moment {
     pub hosts: i64,
     /// Since when the database lives: another one after it recovered from a crash, which may have taken back what was seen.
     pub life: Uuid,
+    /// Which table the hosts are in: another one after a restore in place.
+    pub of_table: i64,
 }
 
 /// Now. To be asked for before the changes, which may then be seen twice and are never missed.
 pub async fn moment(conn: &mut PgConnection) -> Result<Moment> {
     let read = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as transaction, (select count(*) from hosts) as hosts,
-                       (select id from lives) as life";
+                       (select id from lives) as life, 'hosts'::regclass::oid::bigint as of_table";
     if let Some(moment) = sqlx::query_as(read).fetch_one(&mut *conn).await.map(alive)? {
         return Ok(moment);
     }
@@ -32,8 +34,8 @@ pub async fn moment(conn: &mut PgConnection) -> Result<Moment> {
     moment.ok_or_else(|| anyhow::anyhow!("the table `lives` stays empty").into())
 }
 
-fn alive((transaction, hosts, life): (i64, i64, Option<Uuid>)) -> Option<Moment> {
-    life.map(|life| Moment { transaction, hosts, life })
+fn alive((transaction, hosts, life, of_table): (i64, i64, Option<Uuid>, i64)) -> Option<Moment> {
+    life.map(|life| Moment { transaction, hosts, life, of_table })
 }
 
 /// Every host that has changed since; `None`: every host.

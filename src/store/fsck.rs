@@ -167,10 +167,14 @@ pub async fn blobs(conn: &mut PgConnection) -> Result<Vec<(String, i64, bool)>> 
     Ok(rows)
 }
 
-/// Hosts by id, name and health.
-pub async fn hosts(conn: &mut PgConnection) -> Result<Vec<(Uuid, String, String, String)>> {
-    let rows = sqlx::query_as("select id, name, health, health_reason from hosts order by id")
-        .fetch_all(conn)
-        .await?;
+/// Hosts by id, name and health, and how many deleted instances have left something on each.
+pub async fn hosts(conn: &mut PgConnection) -> Result<Vec<(Uuid, String, String, String, i64)>> {
+    let rows = sqlx::query_as(
+        "select h.id, h.name, h.health, h.health_reason,
+                (select count(*) from incarnations c where c.host_id = h.id and c.fenced_at is not null) as left_behind
+         from hosts h order by h.id",
+    )
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }

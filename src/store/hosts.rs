@@ -77,11 +77,14 @@ pub struct Address {
     pub host_uuid: Option<Uuid>,
     /// How many claims it has counted; `None` for one that is not up.
     pub counted: Option<i64>,
+    /// Which table this was read of, by PostgreSQL's number for it.
+    pub of_table: i64,
 }
 
 pub async fn addresses(conn: &mut PgConnection) -> Result<Vec<Address>> {
     let rows = sqlx::query_as(
-        "select id, uri, pool_path, host_uuid, case when health = 'up' then generation end as counted from hosts",
+        "select id, uri, pool_path, host_uuid, case when health = 'up' then generation end as counted, tableoid::bigint as of_table
+         from hosts",
     )
     .fetch_all(conn)
     .await?;

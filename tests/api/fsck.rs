@@ -93,3 +93,30 @@ async fn each_difference_between_database_hosts_and_images_is_found() {
     assert_eq!(report["silent"].as_array().map(Vec::len), Some(1), "{report:#}");
     assert!(!report.to_string().contains("\"disk\""), "nothing is said of its things: {report:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_deleted_instances_left_on_a_host_that_does_not_answer_is_told_of() {
+    let api = Api::start_with(|flags| flags.set("host_gone_after_s", "1")).await;
+    api.image("tiny").await;
+    let process = Process::first(&api).await;
+    let new = json!({"name": "vm", "image": "tiny", "flavor": "nano"});
+    let instance = api.member.post("/v1/instances", &new).await.expect(202);
+    process.work_until(async || status(&api, &instance).await == "running").await;
+    api.host.set_reachable(false);
+    process.look().await;
+    let path = format!("/v1/instances/{}", instance["id"].as_str().expect("an id"));
+    let silent =
+        async || fsck(&api).await["silent"][0]["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(!silent().await.contains("left something"), "{}", silent().await);
+    api.member.delete(&path).await.expect(202);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    process.work_until(async || status(&api, &instance).await == "gone").await;
+    assert!(
+        silent().await.contains("1 deleted instances left something there"),
+        "{}",
+        silent().await
+    );
+    api.host.set_reachable(true);
+    process.look().await;
+    process.work_until(async || fsck(&api).await["clean"] == true).await;
+}

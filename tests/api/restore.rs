@@ -298,3 +298,29 @@ async fn a_host_that_left_and_came_back_is_not_taken_for_newer() {
     process.sweep().await;
     assert_eq!(api.admin.get("/v1/cloud").await.expect(200)["held_since"], Value::Null);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_in_place_under_a_server_is_noticed_whatever_the_numbers_say() {
+    let mut api = Api::start().await;
+    api.image("tiny").await;
+    api.run().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let dump = dir.path().join("dump");
+    backup::dump(&api.database, &dump);
+    let held = async || api.admin.get("/v1/cloud").await.body()["held_since"].is_string();
+    // It has looked by then.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(!held().await);
+    sqlx::raw_sql("drop schema public cascade; create schema public")
+        .execute(&api.app.db)
+        .await
+        .expect("nothing left");
+    backup::restore(&dump, &api.database);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !held().await {
+        assert!(std::time::Instant::now() < end, "it was not noticed");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let cloud = api.admin.get("/v1/cloud").await.expect(200);
+    assert!(cloud.to_string().contains("made anew while it was served"), "{cloud:#}");
+}

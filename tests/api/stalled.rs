@@ -200,3 +200,21 @@ async fn a_database_that_holds_a_statement_up_is_told_of_in_words_and_the_work_g
     sqlx::raw_sql("drop trigger held_up on hosts").execute(&api.app.db).await.expect("it goes");
     process.work_until(async || status(&api, &instance).await == "running").await;
 }
+
+#[tokio::test]
+async fn what_was_in_the_way_is_no_reason_any_more_of_one_that_is_as_wished() {
+    let (api, process) = cloud("none").await;
+    let instance = make(&api, "vm").await;
+    process.work_until(async || status(&api, &instance).await == "running").await;
+    let path = format!("/v1/instances/{}", instance["id"].as_str().expect("an id"));
+    // As where the look that sees it run has not ended yet, and as where a later one has failed.
+    for (seconds, reason) in [(-1, Value::Null), (1, json!("it was in the way"))] {
+        let failed = "update work set attempts = 3, last_error = 'it was in the way',
+                                      last_error_at = (select observed_at from instances) + $1 * interval '1 second'
+                      where kind = 'instance'";
+        sqlx::query(failed).bind(seconds).execute(&api.app.db).await.expect("a failure");
+        let seen = api.admin.get(&path).await.expect(200);
+        assert_eq!((&seen["status"], &seen["reason"]), (&json!("running"), &reason), "{seen:#}");
+        assert_eq!(seen["last_error"], "it was in the way");
+    }
+}

@@ -9,8 +9,8 @@ use std::time::Duration;
 use pileus::domain::clock::Clock;
 use pileus::domain::id::{HostId, InstanceId};
 use pileus::hypervisor::{
-    FakeHost, Fault, FaultKind, HostTarget, Hosts, Hypervisor, Inject, Libvirt, Power, Signal,
-    Upload, VolumeFormat,
+    DomainSeen, FakeHost, Fault, FaultKind, HostTarget, Hosts, Hypervisor, Inject, Libvirt, Power,
+    Signal, Upload, VolumeFormat,
 };
 use uuid::Uuid;
 
@@ -55,6 +55,44 @@ fn a_domain_of_another_cloud_is_left_alone() {
     assert_eq!(ours.domain(id).unwrap().unwrap().power, Power::Running);
     assert!(theirs.0.networks().unwrap().iter().any(|n| n.ours == Some(world.network)));
     world.remove(&theirs.0);
+}
+
+#[test]
+fn a_list_of_domains_that_have_not_changed_is_the_same_list_and_each_change_is_in_it() {
+    let (host, cloud) = mock();
+    let worlds: Vec<_> = (0..8).map(|n| World::new(cloud, 240 + n)).collect();
+    for world in &worlds {
+        world.prepare(&host, &[1; 512], VolumeFormat::Raw);
+        host.start(&world.spec()).unwrap();
+    }
+    // Others' domains are on this host, too.
+    let list = || {
+        let mut all = host.domains().unwrap();
+        all.retain(|seen| seen.stamp.is_some_and(|stamp| stamp.cloud == cloud));
+        all
+    };
+    let mut before = list();
+    assert_eq!(before.len(), worlds.len());
+    // More than it takes until each was read anew.
+    for _ in 0..40 {
+        assert_eq!(list(), before);
+    }
+    let id = worlds[3].stamp.instance;
+    let changed = |list: &mut Vec<DomainSeen>, power| {
+        list.iter_mut().find(|seen| seen.id == id).unwrap().power = power;
+    };
+    host.pause(id).unwrap();
+    changed(&mut before, Power::Paused);
+    assert_eq!(list(), before);
+    host.resume(id).unwrap();
+    changed(&mut before, Power::Running);
+    assert_eq!(list(), before);
+    host.power_off(id).unwrap();
+    before.retain(|seen| seen.id != id);
+    assert_eq!(list(), before);
+    host.start(&worlds[3].spec()).unwrap();
+    assert_eq!(list().len(), worlds.len());
+    worlds.iter().for_each(|world| world.remove(&host));
 }
 
 #[test]

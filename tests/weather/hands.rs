@@ -311,3 +311,36 @@ async fn a_disk_that_somebody_put_a_snapshot_on_is_told_of_and_the_snapshot_goes
     }
     audit::tidy(&cloud);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_somebody_put_elsewhere_is_used_for_nothing_and_made_anew_when_it_is_gone() {
+    let cloud = cloud("10.136.0.0/16").await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    let first = running(&cloud, "first", &image).await;
+    let (pool, elsewhere) = (cloud.mark(), cloud.state.path().join("elsewhere"));
+    let elsewhere = elsewhere.to_str().unwrap();
+    let virsh = |args: &[&str]| cloud.host.virsh(args);
+    let take_away = || ["pool-destroy", "pool-undefine"].map(|word| virsh(&[word, &pool]));
+    take_away();
+    virsh(&["pool-define-as", &pool, "dir", "--target", elsewhere]);
+    virsh(&["pool-build", &pool]);
+    virsh(&["pool-start", &pool]);
+    let other = json!({"name": "other", "image": image, "flavor": "nano", "networks": [{"network": "default"}]});
+    let other = cloud.admin.post("/v1/instances", &other).await.expect(202);
+    let other = other["id"].as_str().unwrap();
+    cloud.until_says(other, "should have").await;
+    // A deletion finds nothing there, and does not take that for nothing left.
+    let first = first["id"].as_str().unwrap();
+    cloud.admin.delete(&format!("/v1/instances/{first}")).await.expect(202);
+    cloud.until_says(first, "should have").await;
+    assert_eq!(cloud.host.run("find", &[elsewhere, "-type", "f"]), "");
+    take_away();
+    cloud.until(other, "settled", "running", SOON).await;
+    let end = Instant::now() + SOON;
+    while cloud.admin.get(&format!("/v1/instances/{first}")).await.status != 404 {
+        assert!(Instant::now() < end, "it is not deleted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cloud.delete(other).await;
+    audit::tidy(&cloud);
+}

@@ -102,7 +102,7 @@ impl Libvirt {
             if !pool.list_all_volumes(0).map_err(during(what.as_str()))?.is_empty() {
                 return Err(Fault::conflict(format!(
                     "{what}: it is there with the directory {}, which is not empty: give this host its former pool path \
-                     again, or empty the directory",
+                     again, or take the pool away (virsh pool-destroy, pool-undefine; its files stay)",
                     path.unwrap_or_default()
                 )));
             }
@@ -131,17 +131,19 @@ impl Libvirt {
             }
             Err(error) => return Err(during(doing("find"))(error)),
         };
-        if pool.is_active().map_err(during(doing("look at")))? {
-            return Ok(pool);
-        }
+        // Also of one that runs: somebody may have put another in its place.
         let text = pool.xml_desc(0).map_err(during(doing("look at")))?;
         let path = xml::storage::pool_path(&text)?;
         if !self.is_pools_path(name, path.as_deref()) {
             return Err(Fault::conflict(format!(
-                "start the storage pool {name}: it is there with the directory {}: undefine it, or give this host \
-                 another pool path",
-                path.unwrap_or_default()
+                "use the storage pool {name}: it is there with the directory {}, and should have {}: take it away \
+                 (virsh pool-destroy, pool-undefine; its files stay), and it is made as it should be",
+                path.unwrap_or_default(),
+                self.pool_path(name)
             )));
+        }
+        if pool.is_active().map_err(during(doing("look at")))? {
+            return Ok(pool);
         }
         pool.build(0).map_err(during(doing("make the directory of")))?;
         if let Err(error) = pool.create(0) {

@@ -1,7 +1,7 @@
 //! Every domain of a host in two calls: what a running one is was read once, and stays what it is for as long as it runs, unless
 //! somebody takes its stamp away: each is read anew now and then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -43,7 +43,8 @@ impl Known {
         let others = list(NOT_RUNNING)?;
         let running = list(sys::VIR_CONNECT_LIST_DOMAINS_RUNNING)?;
         let (mut known, lists) = self.take(opened);
-        let mut now = HashMap::with_capacity(running.len() + others.len());
+        // In their order: a list of what has not changed is the same list.
+        let mut now = BTreeMap::new();
         let each = running.iter().map(|domain| (domain, true));
         for (domain, runs) in each.chain(others.iter().map(|domain| (domain, false))) {
             let uuid = domain.uuid().map_err(during("read a domain's UUID"))?;

@@ -38,8 +38,10 @@ impl Room {
     ) -> Result<Moment> {
         let moment = fleet::moment(conn).await?;
         // Transactions only ever count up: else this is another database than a moment ago.
-        let goes_on =
-            |seen: &Moment| seen.transaction <= moment.transaction && seen.life == moment.life;
+        let goes_on = |seen: &Moment| {
+            seen.transaction <= moment.transaction
+                && (seen.life, seen.of_table) == (moment.life, moment.of_table)
+        };
         let since = self.seen.take().filter(goes_on);
         let changed = fleet::changed(conn, since).await?;
         let mut touched: Vec<_> = changed.iter().map(|host| host.id).collect();
