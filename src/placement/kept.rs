@@ -64,6 +64,11 @@ impl Kept {
         found
     }
 
+    /// Whether a host is kept for this one.
+    pub fn is_for(&self, who: &Unplaced) -> bool {
+        self.hosts.values().any(|of| *of == who.id)
+    }
+
     /// Whether the change would do for this wish of an instance, which fits nowhere now, beside the hosts that are kept for others.
     /// Of those that change no host's room, nor what is kept.
     pub fn lets(&self, change: &WouldFit, wish: &Request, who: &Unplaced, index: &Index) -> bool {

@@ -55,7 +55,7 @@ pub async fn run(Run { ctx, beats, shutdown }: Run) {
                     match hold::at_look(&ctx, table.unwrap_or(now), now).await {
                         Ok(()) => table = Some(now),
                         Err(error) => {
-                            tracing::warn!(%error, "the hold could not be begun; trying again")
+                            tracing::warn!(%error, "the hold could not be begun; trying again");
                         }
                     }
                 }

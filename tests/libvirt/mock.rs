@@ -92,7 +92,9 @@ fn a_list_of_domains_that_have_not_changed_is_the_same_list_and_each_change_is_i
     assert_eq!(list(), before);
     host.start(&worlds[3].spec()).unwrap();
     assert_eq!(list().len(), worlds.len());
-    worlds.iter().for_each(|world| world.remove(&host));
+    for world in &worlds {
+        world.remove(&host);
+    }
 }
 
 #[test]

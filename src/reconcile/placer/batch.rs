@@ -16,7 +16,7 @@ use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
 use crate::domain::instance::Unplaced;
 use crate::domain::queue::size;
 use crate::domain::reservation::OpenSlot;
-use crate::placement::{self, FlavorSize, KEPT, Kept, Policy, Request, Stay};
+use crate::placement::{self, FlavorSize, KEPT, Kept, Policy, Request, Stay, WouldFit};
 use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
 use crate::store::queue::Refused;
@@ -179,12 +179,14 @@ async fn accounts<'a>(
     for (who, tag, choice) in refused {
         let why = match choice {
             Some(Choice::NoHost(request)) => {
-                let same = known.iter().find(|(of, ..)| *of == *request);
+                // Who has a host kept for it is told of that one, too.
+                let own = decide.kept.is_for(who);
+                let same = known.iter().find(|(of, ..)| *of == *request && !own);
                 if let Some((_, summary, fit)) = same {
                     Some((summary.clone(), fit.clone()))
                 } else {
                     let (summary, fit) = decide.account(who, &request, &others);
-                    if known.len() < ACCOUNTS {
+                    if known.len() < ACCOUNTS && !own {
                         known.push((*request, summary.clone(), fit.clone()));
                     }
                     Some((summary, fit))
@@ -219,8 +221,11 @@ struct Decide<'a> {
 impl Decide<'_> {
     fn account(&self, who: &Unplaced, request: &Request, others: &Others) -> (String, Value) {
         let Room { index, cursor, .. } = &*self.room;
-        let mut explanation = index.explain_among(request, cursor, &others.flavors).redacted();
-        explanation.keep_changes(|change| self.kept.lets(change, request, who, index));
+        let lets = |change: &WouldFit| self.kept.lets(change, request, who, index);
+        let mut flavors = others.flavors.clone();
+        flavors.retain(|flavor| lets(&flavor.instead()));
+        let mut explanation = index.explain_among(request, cursor, &flavors).redacted();
+        explanation.keep_changes(lets);
         if let Some(change) = index.in_reservation(request, &others.slots) {
             explanation.offer(change);
         }
