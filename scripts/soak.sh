@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A churn of instances, networks, ports, images, groups and reservations, while two servers, PostgreSQL, libvirtd and guests die
-# by `kill -9`; then an audit. Real libvirtd and QEMU in namespaces of their own; nothing of this machine's is touched.
+# by `kill -9` or stand still, and the ways between them fail; then an audit. Real libvirtd and QEMU in namespaces of their own; nothing of this machine's is touched.
 #
 #   scripts/soak.sh [MINUTES]     PILEUS_SOAK_SEED=n repeats the choices of an earlier one
 set -euo pipefail

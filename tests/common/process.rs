@@ -35,12 +35,12 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         // Not yet waited for, so the id is still its own.
         kill(self.pid, signal).expect("a process");
-        if signal == Signal::SIGCONT {
+        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) {
             self.thaw();
         }
     }
 
-    /// nsenter stands still with its child, and does not go on with it by itself.
+    /// nsenter stands still with its child, and neither goes on with it by itself nor sees its end.
     fn thaw(&self) {
         let nsenter = i32::try_from(self.nsenter.id()).expect("a pid");
         let _ = kill(Pid::from_raw(nsenter), Signal::SIGCONT);

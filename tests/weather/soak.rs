@@ -1,5 +1,5 @@
-//! The soak: a churn of wishes, while two servers, PostgreSQL, libvirtd and guests die by `kill -9` at random moments, and the
-//! networks between them are cut, slow, half-open and lose the answers of commits.
+//! The soak: a churn of wishes, while two servers, PostgreSQL, libvirtd and guests die by `kill -9` at random moments, servers and
+//! guests stand still for a while, and the networks between them are cut, slow, half-open and lose the answers of commits.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -65,7 +65,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// What can die.
+/// What can die, or stand still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Blow {
     /// One of the two.
@@ -80,9 +80,13 @@ enum Blow {
     WayToHost,
     /// The answer to a commit.
     Commit,
+    /// One of the two servers stands still past its lease.
+    StillServer,
+    /// A guest's QEMU stands still.
+    StillGuest,
 }
 
-const BLOWS: [Blow; 8] = [
+const BLOWS: [Blow; 10] = [
     Blow::Server,
     Blow::Postmaster,
     Blow::Backend,
@@ -91,6 +95,8 @@ const BLOWS: [Blow; 8] = [
     Blow::WayToPostgres,
     Blow::WayToHost,
     Blow::Commit,
+    Blow::StillServer,
+    Blow::StillGuest,
 ];
 
 const AIRS: [Air; 3] = [Air::Cut, Air::Dead, Air::Slow(Duration::from_millis(50))];
@@ -143,8 +149,11 @@ struct Weather {
     blows: BTreeMap<Blow, usize>,
     /// Of the cloud's server and of the other one.
     servers_back: [Option<Instant>; 2],
+    servers_awake: [Option<Instant>; 2],
     postgres_back: Option<Instant>,
     libvirtd_back: Option<Instant>,
+    /// QEMU processes that stand still, and until when.
+    guests_awake: Vec<(String, Instant)>,
     /// To PostgreSQL and to libvirtd, and until when the air is bad.
     ways: [(Proxy, Option<Instant>); 2],
 }
@@ -205,13 +214,28 @@ impl Weather {
                 block_in_place(|| self.cloud.host.kill());
                 self.libvirtd_back = Some(self.soon(0..4000));
             }
-            Blow::Guest => {
+            Blow::Guest | Blow::StillGuest => {
                 let guests = guests(&self.cloud);
                 if guests.is_empty() {
                     return false;
                 }
-                let victim = &guests[self.random.random_range(0..guests.len())];
-                let _ = self.cloud.host.command("kill").args(["-9", victim]).output();
+                let victim = guests[self.random.random_range(0..guests.len())].clone();
+                if blow == Blow::Guest {
+                    self.signal_guest("-KILL", &victim);
+                } else {
+                    self.signal_guest("-STOP", &victim);
+                    let awake = self.soon(500..12_000);
+                    self.guests_awake.push((victim, awake));
+                }
+            }
+            Blow::StillServer => {
+                let which = self.random.random_range(0..2);
+                // The other one takes over what was its.
+                if self.servers_awake.iter().any(Option::is_some) {
+                    return false;
+                }
+                self.signal_server(which, Signal::SIGSTOP);
+                self.servers_awake[which] = Some(self.soon(1000..9000));
             }
             Blow::WayToPostgres | Blow::WayToHost => {
                 let until = self.soon(300..3000);
@@ -226,6 +250,26 @@ impl Weather {
         true
     }
 
+    fn signal_server(&mut self, which: usize, signal: Signal) {
+        if self.servers_back[which].is_some() {
+            return;
+        }
+        let ended =
+            if which == 0 { self.cloud.has_ended().is_some() } else { self.other.has_ended() };
+        if ended {
+            self.servers_back[which] = Some(Instant::now());
+        } else if which == 0 {
+            self.cloud.signal(signal);
+        } else if let Some(other) = &self.other.process {
+            other.signal(signal);
+        }
+    }
+
+    /// It may be gone.
+    fn signal_guest(&self, signal: &str, guest: &str) {
+        let _ = self.cloud.host.command("kill").args([signal, guest]).output();
+    }
+
     /// Starts again what is due; `all`: whatever is dead.
     async fn restore(&mut self, all: bool) {
         let due = |back: &mut Option<Instant>| {
@@ -234,6 +278,19 @@ impl Weather {
         for (proxy, clear) in &mut self.ways {
             if due(clear) {
                 proxy.set(Air::Clear);
+            }
+        }
+        for which in 0..2 {
+            if due(&mut self.servers_awake[which]) {
+                self.signal_server(which, Signal::SIGCONT);
+            }
+        }
+        let guests = std::mem::take(&mut self.guests_awake);
+        for (guest, awake) in guests {
+            if all || awake <= Instant::now() {
+                self.signal_guest("-CONT", &guest);
+            } else {
+                self.guests_awake.push((guest, awake));
             }
         }
         if due(&mut self.postgres_back) {
@@ -305,6 +362,8 @@ async fn a_soak_of_sudden_deaths_ends_as_wished_and_leaves_nothing() {
         random: StdRng::seed_from_u64(seed),
         blows: BTreeMap::new(),
         servers_back: [None, None],
+        servers_awake: [None, None],
+        guests_awake: Vec::new(),
         postgres_back: None,
         libvirtd_back: None,
         ways: [(to_postgres, None), (to_host, None)],
