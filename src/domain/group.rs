@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::error::Result;
 use super::id::{GroupId, TenantId, UserId};
+use super::instance::Size;
 use super::text::Name;
 
 /// What the members of a group are to be to one another.
@@ -98,5 +99,24 @@ fn yes() -> bool {
 impl NewGroup {
     pub fn check(&self) -> Result<Name> {
         Name::parse("/name", &self.name)
+    }
+}
+
+/// What of a group is placed on one host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placed {
+    pub members: u32,
+    pub vcpus: i64,
+    pub memory_mib: i64,
+    pub disk_gib: i64,
+}
+
+impl Placed {
+    /// One more of this size.
+    pub fn add(&mut self, size: Size) {
+        self.members = self.members.saturating_add(1);
+        self.vcpus += i64::from(size.vcpus);
+        self.memory_mib += size.memory_mib;
+        self.disk_gib += size.disk_gib;
     }
 }

@@ -130,8 +130,8 @@ pub enum Refusal {
         /// What counts as a place.
         by: GroupScope,
     },
-    /// The request names the host as one not to choose.
-    Excluded,
+    /// What it has is kept for an instance that has waited longer.
+    Kept,
     /// More is taken of the host than its limit allows, so that it takes nothing more.
     OverLimit {
         /// What is taken.

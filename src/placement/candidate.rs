@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{ExitClass, FlavorSize, HostState, HostView, Index, Policy, Request, Resources, Stay};
 use crate::domain::error::Result;
 use crate::domain::flavor::Flavor;
-use crate::domain::group::Group;
+use crate::domain::group::{Group, Placed};
 use crate::domain::host::Candidate;
 use crate::domain::id::HostId;
 use crate::domain::instance::Unplaced;
@@ -53,7 +53,7 @@ pub fn request(who: &Unplaced, default: Policy) -> Result<Request> {
 }
 
 /// The requests to try in turn for an instance, from the most wanted to the least: more than one only where a soft group allows
-/// it. `group`: its group, and how many placed members each host has. `stay`: how long it is thought to stay, for
+/// it. `group`: its group, and what of it each host has. `stay`: how long it is thought to stay, for
 /// `lifetime_fit`.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ pub fn request(who: &Unplaced, default: Policy) -> Result<Request> {
 pub fn wishes(
     who: &Unplaced,
     default: Policy,
-    group: Option<(&Group, &BTreeMap<HostId, u32>)>,
+    group: Option<(&Group, &BTreeMap<HostId, Placed>)>,
     stay: Option<Stay>,
     index: &Index,
 ) -> Result<Vec<Request>> {
@@ -84,9 +84,6 @@ pub fn sizes(flavors: Vec<Flavor>) -> Result<Vec<FlavorSize>> {
     };
     flavors.into_iter().map(size).collect()
 }
-
-/// What is said of an instance that a host has room for, which is not for it.
-pub const KEPT: &str = "a host has room, and it is kept for an instance that has waited longer: see its place in the queue";
 
 /// What is said of an instance whose reservation, of which so many slots are free, has nothing for it now.
 pub fn no_slot(free: usize) -> String {

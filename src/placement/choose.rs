@@ -1,5 +1,7 @@
 //! Choices on the index: which host, which of some, which if something left, and why.
 
+use std::collections::BTreeSet;
+
 use super::account::{Chosen, Explanation, NamedHost, WouldFit};
 use super::explain::FlavorSize;
 use super::host::Request;
@@ -134,6 +136,8 @@ impl Index {
 
     /// Which of the tenant's reservations has one of these free slots that the request could take.
     pub fn in_reservation(&self, request: &Request, open: &[OpenSlot]) -> Option<WouldFit> {
+        // What hosts are kept for others is their room, and a slot has its own.
+        let request = &Request { exclude: BTreeSet::new(), ..request.clone() };
         let slot = open.iter().find(|slot| {
             let OpenSlot { vcpus, memory_mib, disk_gib, .. } = **slot;
             Resources::from_signed(vcpus, memory_mib, disk_gib)

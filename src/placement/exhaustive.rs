@@ -154,6 +154,7 @@ impl Ask {
             forbidden: traits(self.forbidden),
             zone: self.zone.map(|zone| ZONES[usize::from(zone)].into()),
             exclude: BTreeSet::new(),
+            filled: BTreeSet::new(),
             tenant: self.tenant.map(tenant),
             together: self.together.clone(),
             apart: self.apart.clone(),

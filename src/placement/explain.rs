@@ -23,7 +23,7 @@ const MAX_TEXT: usize = 64;
 /// Why a request will not have a host that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outside {
-    Excluded,
+    Kept,
     /// It has one of the group, and is not to have two.
     Apart,
     /// It has none of the group, which is to be in one place.
@@ -104,7 +104,7 @@ impl Explanation {
     }
 
     /// Leaves the changes that would do.
-    pub fn keep_changes(&mut self, keep: impl Fn(&WouldFit) -> bool) {
+    pub fn retain_changes(&mut self, keep: impl Fn(&WouldFit) -> bool) {
         self.would_fit_if.retain(keep);
         self.summarise();
     }
@@ -243,7 +243,7 @@ impl Class<'_> {
         }
         let by = GroupScope::Host;
         match self.outside {
-            Some(Outside::Excluded) => refusals.push(Refusal::Excluded),
+            Some(Outside::Kept) => refusals.push(Refusal::Kept),
             Some(Outside::Apart) => refusals.push(Refusal::AntiAffinity { by }),
             Some(Outside::NotTogether) => refusals.push(Refusal::Affinity { by }),
             None => {}
@@ -323,7 +323,7 @@ fn remedy(refusal: &Refusal, class: &Class<'_>) -> Option<WouldFit> {
             Some(WouldFit::GroupSoft { hosts })
         }
         Refusal::Dedicated
-        | Refusal::Excluded
+        | Refusal::Kept
         | Refusal::OverLimit { .. }
         | Refusal::Vcpus(_)
         | Refusal::MemoryMib(_)

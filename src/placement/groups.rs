@@ -4,39 +4,55 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::Request;
 use super::index::Index;
-use crate::domain::group::{Group, GroupRule, GroupScope};
+use super::resources::Resources;
+use crate::domain::group::{Group, GroupRule, GroupScope, Placed};
 use crate::domain::id::HostId;
 
 /// Most steps from the most wanted place to any place.
 const STEPS: usize = 8;
 
 impl Request {
-    /// The requests to try in turn for the next member of a group, from the most wanted to the least. `members`: how many placed
-    /// members each host carries; those on hosts that the index does not know are nowhere.
+    /// The requests to try in turn for the next member of a group, from the most wanted to the least. `members`: what of the group
+    /// each host carries; those on hosts that the index does not know are nowhere.
     ///
     /// Of a hard group it is one: all places where members are, or none of them. Of a soft one they are first the places with the
     /// most members (for affinity) or the fewest (against it), and at last any place.
     pub fn for_group(
         &self,
         group: &Group,
-        members: &BTreeMap<HostId, u32>,
+        members: &BTreeMap<HostId, Placed>,
         index: &Index,
     ) -> Vec<Self> {
         match group.scope {
             GroupScope::Host => {
-                let known = members.iter().filter(|(host, _)| index.host(**host).is_some());
-                let counts: BTreeMap<_, _> = known.map(|(host, count)| (*host, *count)).collect();
-                self.steps(group, &counts, |request, places, rule| match rule {
-                    GroupRule::Affinity => request.together = Some(places),
-                    GroupRule::AntiAffinity => request.apart = places,
+                let known = members.iter().filter_map(|(host, placed)| {
+                    index.host(*host).map(|view| (*host, placed, view.limit))
+                });
+                let known: Vec<_> = known.collect();
+                let bound = group.hard && group.rule == GroupRule::Affinity;
+                let filled = known.iter().filter(|_| bound).filter(|(_, placed, limit)| {
+                    let Placed { vcpus, memory_mib, disk_gib, .. } = **placed;
+                    let with_all = Resources::from_signed(vcpus, memory_mib, disk_gib)
+                        .ok()
+                        .and_then(|taken| taken.checked_add(self.need));
+                    with_all.is_none_or(|all| !all.fits_in(*limit))
+                });
+                let filled = filled.map(|(host, ..)| *host).collect();
+                let counts: BTreeMap<_, _> =
+                    known.iter().map(|(host, placed, _)| (*host, placed.members)).collect();
+                Self { filled, ..self.clone() }.steps(group, &counts, |request, places, rule| {
+                    match rule {
+                        GroupRule::Affinity => request.together = Some(places),
+                        GroupRule::AntiAffinity => request.apart = places,
+                    }
                 })
             }
             GroupScope::Zone => {
                 let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-                for (host, count) in members {
+                for (host, placed) in members {
                     if let Some(zone) = index.host(*host).and_then(|host| host.zone) {
                         let sum = counts.entry(zone).or_default();
-                        *sum = sum.saturating_add(*count);
+                        *sum = sum.saturating_add(placed.members);
                     }
                 }
                 self.steps(group, &counts, |request, places, rule| match rule {
@@ -89,12 +105,15 @@ mod tests {
 
     use super::*;
     use crate::domain::id::{GroupId, TenantId};
+    use crate::domain::instance::Size;
     use crate::domain::text::Name;
     use crate::placement::{ExitClass, HostState, HostView, NoFit, Policy, Resources, RoundRobin};
 
     fn host(n: u64) -> HostId {
         HostId(Uuid::from_u64_pair(0, n))
     }
+
+    const ONE: Size = Size { vcpus: 1, memory_mib: 0, disk_gib: 0 };
 
     /// Six hosts of 8 vCPUs, two in each of three zones; the first has the least room.
     fn index() -> Index {
@@ -133,7 +152,7 @@ mod tests {
         let one = |_| {
             let wishes = request.for_group(group, &members, &index);
             let chosen = index.claim_first(&wishes, &mut RoundRobin::default()).ok()?;
-            *members.entry(chosen).or_default() += 1;
+            members.entry(chosen).or_insert_with(Placed::default).add(ONE);
             Some(chosen.0.as_u64_pair().1)
         };
         (0..count).map(one).collect()
@@ -178,7 +197,7 @@ mod tests {
     #[test]
     fn members_on_hosts_that_are_gone_bind_nobody() {
         let mut index = index();
-        let members = BTreeMap::from([(host(99), 3)]);
+        let members = BTreeMap::from([(host(99), Placed { members: 3, ..Placed::default() })]);
         let request = Request::new(Resources::new(1, 1, 1), Policy::Spread);
         for rule in [GroupRule::Affinity, GroupRule::AntiAffinity] {
             for scope in [GroupScope::Host, GroupScope::Zone] {
@@ -189,5 +208,19 @@ mod tests {
         }
         let nowhere = Request { together: Some(BTreeSet::new()), ..request };
         assert_eq!(index.claim_first(&[nowhere], &mut RoundRobin::default()), Err(NoFit));
+    }
+
+    #[test]
+    fn a_host_that_the_group_itself_fills_is_told_from_one_that_others_fill() {
+        let index = index();
+        let request = Request::new(Resources::new(4, 1, 1), Policy::BestFit);
+        for (taken, filled) in [(1, false), (4, false), (5, true)] {
+            let mut placed = Placed::default();
+            placed.add(Size { vcpus: taken, ..ONE });
+            let members = [(host(0), placed)].into();
+            let group = group(GroupRule::Affinity, GroupScope::Host, true);
+            let wishes = request.for_group(&group, &members, &index);
+            assert_eq!(wishes[0].filled.contains(&host(0)), filled, "{taken} of 8");
+        }
     }
 }

@@ -86,12 +86,14 @@ pub struct Request {
     pub forbidden: BTreeSet<String>,
     /// None: any zone.
     pub zone: Option<String>,
-    /// Hosts that must not be chosen, such as one that just refused a claim.
+    /// Hosts that must not be chosen: kept for others, or one that just refused a claim.
     pub exclude: BTreeSet<HostId>,
     /// Who asks; none: nobody for whom hosts are dedicated.
     pub tenant: Option<TenantId>,
     /// Only these hosts: where the rest of its group is.
     pub together: Option<BTreeSet<HostId>>,
+    /// Hosts of its group, where it has to be, that could not have it beside those of the group even if nobody else were there.
+    pub filled: BTreeSet<HostId>,
     /// None of these hosts: each has one of its group.
     pub apart: BTreeSet<HostId>,
     /// Only these zones.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 
-use super::account::WouldFit;
 use super::host::Request;
 use super::index::{Index, NoFit};
 use super::policy::RoundRobin;
+use crate::domain::clock::Time;
 use crate::domain::id::{HostId, InstanceId, TenantId};
 use crate::domain::instance::Unplaced;
 
@@ -20,20 +20,42 @@ pub struct Kept {
     /// Each with the instance that it is kept for.
     hosts: BTreeMap<HostId, InstanceId>,
     tenants: BTreeSet<TenantId>,
-}
-
-/// Whether a host is kept for one that has waited for so long: for as long as `hold`, then as long not, and so on. Not for ever,
-/// since who can never be served would stop all; and again and again, since a big one would never be served else.
-pub fn is_patient(waited: TimeDelta, hold: TimeDelta) -> bool {
-    let turns = waited.num_milliseconds().checked_div(hold.num_milliseconds());
-    turns.is_some_and(|turns| turns % 2 == 0)
+    /// From whom on, of those of a tenant who find no room, one may have a host kept; none: it was their turn.
+    turns: BTreeMap<TenantId, Option<InstanceId>>,
 }
 
 impl Kept {
+    /// For those who wait, in their order. For as long as `hold` the first of a tenant has its turn, then for as long none has, then
+    /// the second, and so on in a circle. Not for ever, since who can never be served would stop all; and again and
+    /// again, since a big one would never be served else; and each of a tenant's, since the first may be one that never can.
+    pub fn in_turn<'a>(
+        line: impl IntoIterator<Item = &'a Unplaced>,
+        now: Time,
+        hold: TimeDelta,
+    ) -> Self {
+        let mut of_tenants: BTreeMap<TenantId, Vec<&Unplaced>> = BTreeMap::new();
+        // Who has a reservation waits for a slot.
+        for who in line.into_iter().filter(|who| who.reservation_id.is_none()) {
+            of_tenants.entry(who.tenant_id).or_default().push(who);
+        }
+        let mut turns = BTreeMap::new();
+        for (tenant, all) in of_tenants {
+            let waited = all[0].queued_at.map_or(TimeDelta::zero(), |since| now - since);
+            // Who has just come may find room yet.
+            let known = all.iter().filter(|who| who.queued_at.is_some()).count().max(1);
+            let turn = waited.num_milliseconds().checked_div(hold.num_milliseconds());
+            let turn = turn.and_then(|turn| usize::try_from(turn).ok());
+            if let Some(turn) = turn.filter(|turn| turn % 2 == 0) {
+                turns.insert(tenant, Some(all[turn / 2 % known].id));
+            }
+        }
+        Self { turns, ..Self::default() }
+    }
+
     /// Takes the room that the first of these wishes finds which finds any, on hosts that are kept for nobody. Where none does, the
-    /// host that lacks the least for the last one, which asks for the least, is kept for a `patient` one: else a big one waits
-    /// for ever while small ones come and go. None is kept for one that has to be where its own group is: what it lacks, they may
-    /// have for as long as they live.
+    /// host that lacks the least for the last one, which asks for the least, is kept for one whose turn it is: else a big one
+    /// waits for ever while small ones come and go. None where its own group is in the way, for what they have they may have
+    /// for as long as they live.
     ///
     /// # Errors
     /// No host has room that is not kept.
@@ -43,20 +65,21 @@ impl Kept {
         cursor: &mut RoundRobin,
         mut wishes: Vec<Request>,
         who: &Unplaced,
-        patient: bool,
     ) -> Result<HostId, NoFit> {
         for wish in &mut wishes {
             wish.exclude.extend(self.hosts.keys());
         }
         let found = index.claim_first(&wishes, cursor);
+        let Some(turn) = self.turns.get_mut(&who.tenant_id) else { return found };
+        *turn = turn.filter(|first| *first != who.id);
         if found.is_err()
-            && patient
+            && turn.is_none()
             && self.hosts.len() < MOST
             && !self.tenants.contains(&who.tenant_id)
-            && let Some(host) = wishes
-                .last()
-                .filter(|wish| wish.together.is_none())
-                .and_then(|wish| index.would_take(wish))
+            && let Some(host) = wishes.pop().and_then(|mut wish| {
+                wish.exclude.extend(std::mem::take(&mut wish.filled));
+                index.would_take(&wish)
+            })
         {
             self.hosts.insert(host, who.id);
             self.tenants.insert(who.tenant_id);
@@ -64,35 +87,12 @@ impl Kept {
         found
     }
 
-    /// Whether a host is kept for this one.
-    pub fn is_for(&self, who: &Unplaced) -> bool {
-        self.hosts.values().any(|of| *of == who.id)
-    }
-
-    /// Whether the change would do for this wish of an instance, which fits nowhere now, beside the hosts that are kept for others.
-    /// Of those that change no host's room, nor what is kept.
-    pub fn lets(&self, change: &WouldFit, wish: &Request, who: &Unplaced, index: &Index) -> bool {
+    /// The wish as it is beside the hosts that are kept for others than `who`.
+    #[must_use]
+    pub fn beside(&self, wish: &Request, who: &Unplaced) -> Request {
         let mut wish = wish.clone();
-        match change {
-            WouldFit::SmallerNeed { need } | WouldFit::OtherFlavor { need, .. } => {
-                wish.need = *need;
-            }
-            WouldFit::OtherZone { zone, .. } => wish.zone.clone_from(zone),
-            WouldFit::NotRequired { traits, .. } => {
-                wish.required.retain(|one| !traits.contains(one));
-            }
-            WouldFit::NotForbidden { traits, .. } => {
-                wish.forbidden.retain(|one| !traits.contains(one));
-            }
-            WouldFit::GroupSoft { .. }
-            | WouldFit::HostAdded { .. }
-            | WouldFit::FromReservation { .. }
-            | WouldFit::Freed { .. }
-            | WouldFit::HostReady { .. }
-            | WouldFit::QuotaRaised { .. } => return true,
-        }
         let others = self.hosts.iter().filter(|(_, of)| **of != who.id);
         wish.exclude.extend(others.map(|(host, _)| host));
-        index.place(&wish, &mut RoundRobin::default()).is_ok()
+        wish
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn classes<'a>(index: &'a Index, request: &Request) -> Vec<Class<'a>>
         let id = index.slots[slot as usize].id;
         let is_in = request.together.as_ref().is_none_or(|together| together.contains(&id));
         if request.exclude.contains(&id) {
-            Some(Outside::Excluded)
+            Some(Outside::Kept)
         } else if request.apart.contains(&id) {
             Some(Outside::Apart)
         } else {

@@ -31,11 +31,11 @@ mod tree;
 
 pub use crate::domain::policy::UnknownPolicy;
 pub use account::{Chosen, Explanation, HostClass, NamedHost, Refusal, Shortage, WouldFit};
-pub use candidate::{KEPT, index, no_slot, request, sizes, view, wishes};
+pub use candidate::{index, no_slot, request, sizes, view, wishes};
 pub use explain::{FlavorSize, MAX_CLASSES};
 pub use host::{HostState, HostView, Request};
 pub use index::{Index, IndexError, NoFit};
-pub use kept::{Kept, is_patient};
+pub use kept::Kept;
 pub use lifetime::{ExitClass, Guests, Labels, Learner, Residents, Stay, longest_first};
 pub use policy::{Policy, RoundRobin};
 pub use resources::Resources;

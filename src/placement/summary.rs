@@ -69,7 +69,7 @@ impl Refusal {
             | Self::Dedicated
             | Self::Affinity { .. }
             | Self::AntiAffinity { .. }
-            | Self::Excluded
+            | Self::Kept
             | Self::OverLimit { .. } => return None,
         };
         Some(format!("{} {unit}", shortage.lacks))
@@ -90,7 +90,7 @@ fn reason(refusal: &Refusal) -> String {
         Refusal::AntiAffinity { by: GroupScope::Zone } => {
             "is in a zone that has one of its group already".into()
         }
-        Refusal::Excluded => "is excluded by the request".into(),
+        Refusal::Kept => "is kept for an instance that has waited longer".into(),
         Refusal::OverLimit { .. } => "carries more than its limit".into(),
         Refusal::Vcpus(_) | Refusal::MemoryMib(_) | Refusal::DiskGib(_) => String::new(),
     }

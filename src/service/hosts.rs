@@ -113,7 +113,8 @@ pub async fn update(
         let (instances, slots) = store::hosts::bound_by_zone(write.conn(), id).await?;
         if instances + slots > 0 {
             let detail = format!(
-                "{instances} instances and {slots} slots of reservations are on the host because it is in the zone {}: they named it,                  or their hard group goes by zones; delete them first",
+                "{instances} instances and {slots} slots of reservations are on the host because it is in the zone {}: they named it, or their \
+                 hard group goes by zones; delete them first",
                 host.zone
             );
             return Err(Error::conflict("host-in-use", detail));

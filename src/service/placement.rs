@@ -19,14 +19,12 @@ use crate::domain::event::{Actor, NewEvent, Outcome};
 use crate::domain::id::HostId;
 use crate::domain::instance::Unplaced;
 use crate::domain::policy::Policy;
-use crate::placement::{
-    self, Explanation, Index, KEPT, Kept, Request, Resources, RoundRobin, WouldFit,
-};
+use crate::placement::{self, Explanation, Index, Kept, Request, Resources, RoundRobin, WouldFit};
 use crate::store;
 use crate::store::incarnations::Claim;
 use crate::store::reservations::Slot;
 pub use account::explain;
-use account::{Refusal, explain_within, offer_slot, refused_by, seen};
+use account::{explain_within, refusal, seen};
 use line::Line;
 use query::asked;
 pub use query::{PlacementQuery, fits, offered, traits};
@@ -132,8 +130,6 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         Some(id) => Some(store::reservations::wait_for_free(write.conn(), id).await?),
         None => None,
     };
-    // What a refusal tells of: the hosts as they are, without those who come first.
-    let hosts = index.clone();
     let mut kept = if slots.is_none() { line.serve(app, &mut index)? } else { Kept::default() };
     let mut too_late = false;
     for _ in 0..TRIES {
@@ -143,13 +139,14 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
             slot.map(|slot| (slot.host_id, Some(slot.id)))
         } else {
             let mut cursor = *app.round_robin();
-            let host = kept.serve(&mut index, &mut cursor, wishes.clone(), who, false);
+            let host = kept.serve(&mut index, &mut cursor, wishes.clone(), who);
             *app.round_robin() = cursor;
             host.ok().map(|host| (host, None))
         };
         too_late = found.is_some();
         let Some((host, slot)) = found else { break };
-        let claim = Claim::of(who, host, slot);
+        let zone = index.host(host).and_then(|host| host.zone);
+        let claim = Claim::of(who, host, slot, zone);
         let now = write.now;
         let made =
             store::incarnations::claim(write.conn(), &[(Uuid::new_v4(), claim)], now).await?;
@@ -165,17 +162,11 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         return Err(outrun());
     }
     let explanation = if let Some(free) = &slots {
-        let explanation = seen(caller, hosts.explain_slot(&least, None));
-        refused_by(explanation, placement::no_slot(free.len()))
+        let summary = placement::no_slot(free.len());
+        Explanation { summary, ..seen(caller, index.explain_slot(&least, None)) }
     } else {
-        let (wish, served) = (&least, &index);
-        let refusal = Refusal { who, wish, hosts: &hosts, served, kept: &kept };
-        let mut explanation = refusal.account(caller, write.conn(), &|_| true).await?;
-        offer_slot(write.conn(), served, wish, who, &mut explanation).await?;
-        match explanation.chosen {
-            Some(_) => refused_by(explanation, KEPT),
-            None => explanation,
-        }
+        let wish = kept.beside(&least, who);
+        refusal(caller, write.conn(), &index, &wish, &|_| true).await?
     };
     Err(no_capacity(explanation.summary.clone(), &explanation))
 }
@@ -191,9 +182,10 @@ pub async fn claim_all(app: &App, write: &mut Write, all: &[(Actor, Unplaced)]) 
     let mut claims = Vec::with_capacity(all.len());
     for (_, who) in all {
         let wishes = line.wishes(app, who, &index)?;
-        let found = kept.serve(&mut index, &mut cursor, wishes, who, false);
+        let found = kept.serve(&mut index, &mut cursor, wishes, who);
         let Ok(host) = found else { return Ok(false) };
-        claims.push((Uuid::new_v4(), Claim::of(who, host, None)));
+        let zone = index.host(host).and_then(|host| host.zone);
+        claims.push((Uuid::new_v4(), Claim::of(who, host, None, zone)));
     }
     let now = write.now;
     if store::incarnations::claim(write.conn(), &claims, now).await?.len() < claims.len() {
@@ -258,13 +250,10 @@ pub(super) async fn spread_over(
     let wishes = line.wishes(app, who, &index)?;
     let mut kept = line.serve(app, &mut index)?;
     for _ in 0..count {
-        let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who, false);
+        let found = kept.serve(&mut index, &mut cursor, wishes.clone(), who);
         let Ok(host) = found else {
-            let mut explanation = seen(caller, index.explain(&wishes[0], &cursor));
-            if explanation.chosen.is_some() {
-                explanation =
-                    refused_by(explanation, "what a host has is kept for instances that wait");
-            }
+            let wish = kept.beside(&wishes[0], who);
+            let explanation = seen(caller, index.explain(&wish, &cursor));
             let detail = format!(
                 "there is room for {} of {count} slots: reserve fewer, or smaller ones; for the next, {}",
                 chosen.len(),

@@ -70,8 +70,14 @@ async fn take(app: &App, caller: &Caller, write: &mut Write, row: &Insert<'_>) -
     let mut missing = row.new.slots;
     for _ in 0..TRIES {
         let chosen = placement::spread_over(app, caller, write.conn(), &who, missing).await?;
-        let made =
-            store::reservations::take_slots(write.conn(), row.id, row.flavor, &chosen).await?;
+        let made = store::reservations::take_slots(
+            write.conn(),
+            row.id,
+            row.flavor,
+            who.zone.as_deref(),
+            &chosen,
+        )
+        .await?;
         missing -= i64::try_from(made).unwrap_or(missing);
         if missing == 0 {
             return Ok(());

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::clock::Time;
 use crate::domain::error::Result;
-use crate::domain::group::{Group, NewGroup};
+use crate::domain::group::{Group, NewGroup, Placed};
 use crate::domain::id::{GroupId, HostId, TenantId, UserId};
 use crate::domain::page::Page;
 use crate::domain::text::Name;
@@ -123,11 +123,11 @@ pub async fn staying(conn: &mut PgConnection, id: GroupId) -> Result<i64> {
     Ok(count)
 }
 
-/// A group under its lock, and how many placed members each host has.
+/// A group under its lock, and what of it each host has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Members {
     pub group: Group,
-    pub on_hosts: BTreeMap<HostId, u32>,
+    pub on_hosts: BTreeMap<HostId, Placed>,
 }
 
 /// Locks these groups until the transaction ends, against whoever else places their members, and gives where those are. In the
@@ -144,8 +144,9 @@ pub async fn hold(conn: &mut PgConnection, ids: &[GroupId]) -> Result<BTreeMap<G
     // Only now: what is read is what others left when they let go.
     let groups: Vec<Group> =
         sqlx::query_as(groups!("g.id = any($1)")).bind(&ids).fetch_all(&mut *conn).await?;
-    let placed: Vec<(GroupId, HostId, i64)> = sqlx::query_as(
-        "select i.group_id, c.host_id, count(*) from instances i
+    let placed: Vec<(GroupId, HostId, i64, i64, i64, i64)> = sqlx::query_as(
+        "select i.group_id, c.host_id, count(*), sum(c.vcpus)::bigint, sum(c.memory_mib)::bigint, sum(c.disk_gib)::bigint
+         from instances i
          join incarnations c on c.instance_id = i.id and c.fenced_at is null
          where i.group_id = any($1) group by 1, 2",
     )
@@ -156,9 +157,11 @@ pub async fn hold(conn: &mut PgConnection, ids: &[GroupId]) -> Result<BTreeMap<G
         .into_iter()
         .map(|group| (group.id, Members { group, on_hosts: BTreeMap::new() }))
         .collect();
-    for (group, host, count) in placed {
+    for (group, host, count, vcpus, memory_mib, disk_gib) in placed {
         if let Some(members) = all.get_mut(&group) {
-            members.on_hosts.insert(host, u32::try_from(count).unwrap_or(u32::MAX));
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let placed = Placed { members: count, vcpus, memory_mib, disk_gib };
+            members.on_hosts.insert(host, placed);
         }
     }
     Ok(all)

@@ -34,11 +34,16 @@ pub struct Claim {
     pub disk_gib: i64,
     /// The reservation's slot that it takes, whose room it has.
     pub slot: Option<Uuid>,
+    /// The zone that the host was in when it was chosen, where that counts: for the instance or its group.
+    pub zone: Option<String>,
 }
 
 impl Claim {
-    pub fn of(who: &Unplaced, host: HostId, slot: Option<Uuid>) -> Self {
+    /// `zone`: the host's, as it is known.
+    pub fn of(who: &Unplaced, host: HostId, slot: Option<Uuid>, zone: Option<String>) -> Self {
+        let counts = who.zone.is_some() || who.group_id.is_some();
         Self {
+            zone: zone.filter(|_| counts),
             instance: who.id,
             tenant: who.tenant_id,
             host,
@@ -50,8 +55,8 @@ impl Claim {
     }
 }
 
-/// Takes the capacity and inserts the incarnations, host by host all or none; gives those that were made. A host that is not open
-/// or has not the room (any more) gives none. The guard is in the update: however many placers race, `used` never passes
+/// Takes the capacity and inserts the incarnations, host by host all or none; gives those that were made. A host that is not open,
+/// has not the room (any more) or is in another zone than it was chosen for gives none. The guard is in the update: however many placers race, `used` never passes
 /// `limit`, but by what was taken before the limit was lowered. Hosts are locked in the order of their ids, so that two who
 /// claim on the same ones wait for each other and never in a circle.
 ///
@@ -68,10 +73,11 @@ pub async fn claim(
     let made = sqlx::query_as(
         "with asked as (
              select *, row_number() over (partition by host_id) as place
-             from unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[])
-                  as a(front, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, slot_id)),
+             from unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[],
+                         $10::text[])
+                  as a(front, instance_id, tenant_id, host_id, vcpus, memory_mib, disk_gib, slot_id, zone)),
          total as (
-             select a.host_id, count(*) as claims,
+             select a.host_id, count(*) as claims, min(a.zone) as zone, max(a.zone) as other_zone,
                     coalesce(sum(a.vcpus) filter (where a.slot_id is null), 0)::bigint as vcpus,
                     coalesce(sum(a.memory_mib) filter (where a.slot_id is null), 0)::bigint as memory_mib,
                     coalesce(sum(a.disk_gib) filter (where a.slot_id is null), 0)::bigint as disk_gib
@@ -83,6 +89,7 @@ pub async fn claim(
                                 used_disk_gib = h.used_disk_gib + t.disk_gib, generation = h.generation + t.claims
              from total t, held
              where h.id = t.host_id and held.id = h.id and h.enabled and h.removed_at is null and h.health = 'up'
+               and (t.zone is null or (t.zone = h.zone and t.other_zone = h.zone))
                and (t.vcpus = 0 or h.used_vcpus + t.vcpus <= h.limit_vcpus)
                and (t.memory_mib = 0 or h.used_memory_mib + t.memory_mib <= h.limit_memory_mib)
                and (t.disk_gib = 0 or h.used_disk_gib + t.disk_gib <= h.limit_disk_gib)
@@ -107,6 +114,7 @@ pub async fn claim(
     .bind(column(&|claim| claim.disk_gib))
     .bind(claims.iter().map(|(_, claim)| claim.slot).collect::<Vec<_>>())
     .bind(now)
+    .bind(claims.iter().map(|(_, claim)| claim.zone.as_deref()).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
     Ok(made)

@@ -79,12 +79,14 @@ pub struct Refused {
     pub account: Value,
 }
 
-/// They wait, from now on if they did not wait before; those that are placed or want no host any more do not.
+/// They wait, from now on if they did not wait before; those that are placed or want no host any more do not. One that somebody else
+/// has locked is left out until it is looked at again: who holds groups must not wait for those who may wait for them.
 pub async fn enter(conn: &mut PgConnection, refused: &[Refused], now: Time) -> Result<()> {
     sqlx::query(
-        "update instances i set queued_at = coalesce(i.queued_at, $4), queue_tag = coalesce(i.queue_tag, r.tag), queue_account = r.account
-         from unnest($1::uuid[], $2::double precision[], $3::jsonb[]) as r(id, tag, account)
-         where i.id = r.id and i.wanted in ('running', 'paused')
+        "with free as materialized (select id from instances where id = any($1) order by id for no key update skip locked)
+         update instances i set queued_at = coalesce(i.queued_at, $4), queue_tag = coalesce(i.queue_tag, r.tag), queue_account = r.account
+         from unnest($1::uuid[], $2::double precision[], $3::jsonb[]) as r(id, tag, account), free
+         where i.id = r.id and i.id = free.id and i.wanted in ('running', 'paused')
            and not exists (select from incarnations c where c.instance_id = i.id and c.fenced_at is null)",
     )
     .bind(refused.iter().map(|one| one.id.0).collect::<Vec<_>>())

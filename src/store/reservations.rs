@@ -62,11 +62,12 @@ pub async fn insert(conn: &mut PgConnection, row: &Insert<'_>, now: Time) -> Res
 }
 
 /// Takes the capacity of a slot on each of these hosts, one that is named twice twice; gives how many slots were made. A host
-/// without room, or not open, gives none of its slots: as for claims, the guard is in the update.
+/// without room, not open or in another zone than is asked for gives none of its slots: as for claims, the guard is in the update.
 pub async fn take_slots(
     conn: &mut PgConnection,
     id: ReservationId,
     flavor: &Flavor,
+    zone: Option<&str>,
     hosts: &[HostId],
 ) -> Result<u64> {
     let done = sqlx::query(
@@ -79,6 +80,7 @@ pub async fn take_slots(
                                 used_disk_gib = used_disk_gib + slots * $5
              from total t, held
              where h.id = t.host_id and held.id = h.id and enabled and removed_at is null and health = 'up'
+               and ($6::text is null or h.zone = $6)
                and used_vcpus + slots * $3 <= limit_vcpus and used_memory_mib + slots * $4 <= limit_memory_mib
                and used_disk_gib + slots * $5 <= limit_disk_gib
              returning h.id)
@@ -90,6 +92,7 @@ pub async fn take_slots(
     .bind(i64::from(flavor.vcpus))
     .bind(flavor.memory_mib)
     .bind(flavor.disk_gib)
+    .bind(zone)
     .execute(conn)
     .await?;
     Ok(done.rows_affected())

@@ -188,10 +188,22 @@ async fn a_host_shrunk_below_what_it_carries_stays_and_takes_no_more() {
         memory_mib: 1,
         disk_gib: 1,
         slot: None,
+        zone: None,
     };
     let now = api.app.clock.now();
-    let claimed = store::incarnations::claim(&mut conn, &[(Uuid::now_v7(), claim)], now).await;
-    assert_eq!(claimed.expect("an answer"), []);
+    let claimed = async |conn: &mut _, claim: &store::incarnations::Claim| {
+        let claims = [(Uuid::now_v7(), claim.clone())];
+        store::incarnations::claim(conn, &claims, now).await.expect("an answer").len()
+    };
+    assert_eq!(claimed(&mut conn, &claim).await, 0);
+    // Nor does one that was put into another zone since it was chosen for the sake of its own.
+    execute(&api, "update hosts set used_vcpus = 0 where id = $1", id).await;
+    for (zone, made) in [(Some("elsewhere"), 0), (Some("default"), 1), (None, 1)] {
+        let instance = pileus::domain::id::InstanceId(Uuid::now_v7());
+        let claim =
+            store::incarnations::Claim { instance, zone: zone.map(str::to_owned), ..claim.clone() };
+        assert_eq!(claimed(&mut conn, &claim).await, made, "{zone:?}");
+    }
 }
 
 #[tokio::test]

@@ -245,7 +245,7 @@ async fn what_is_kept_for_who_waits_is_had_by_no_reservation_and_a_dry_run_says_
     let plan = api.member.post("/v1/instances?dry_run=true", &small).await.expect(200);
     assert_eq!(plan["fits"], false, "{plan:#}");
     let refused = api.member.post("/v1/reservations", &new(1)).await.problem(409, "no-capacity");
-    assert!(refused["detail"].as_str().unwrap().contains("kept for instances"), "{refused:#}");
+    assert!(refused["detail"].as_str().unwrap().contains("kept for an instance"), "{refused:#}");
     delete(&api, &first).await;
     runs(&api.member, &big).await;
 }

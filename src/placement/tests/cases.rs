@@ -1,11 +1,11 @@
 //! Single cases, each with the answer that is due.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
 
 use super::*;
 use crate::domain::id::{InstanceId, TenantId};
 use crate::domain::instance::{Size, Unplaced};
-use crate::placement::{Kept, NoFit, WouldFit, is_patient};
+use crate::placement::{Kept, NoFit, WouldFit};
 
 fn summary(index: &Index, request: &Request) -> (String, String) {
     let account = index.explain(request, &RoundRobin::default());
@@ -126,44 +126,100 @@ fn whose(n: u128) -> Unplaced {
     }
 }
 
-#[test]
-fn a_tenant_has_one_host_kept_and_only_while_it_is_patient() {
-    let (limit, used) = (Resources::new(8, 1024, 10), Resources::new(4, 0, 0));
-    let mut index = index([1, 2, 3].map(|n| plain(n, limit, used)));
-    let [one, other] = [1, 2].map(whose);
-    let (mut kept, mut cursor) = (Kept::default(), RoundRobin::default());
-    let mut serve = |vcpus, who: &Unplaced, patient| {
-        let wishes = vec![Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit)];
-        kept.serve(&mut index, &mut cursor, wishes, who, patient)
-    };
-    assert_eq!(serve(8, &other, false), Err(NoFit), "and nothing is kept for it");
-    assert_eq!(serve(8, &one, true), Err(NoFit));
-    assert_eq!(serve(8, &one, true), Err(NoFit), "one host is kept for it already");
-    // That is the first; what fits goes to the others.
-    assert_eq!([serve(4, &other, true), serve(4, &other, true)], [Ok(id(2)), Ok(id(3))]);
-    assert_eq!(serve(4, &other, true), Err(NoFit));
+const HOLD: TimeDelta = TimeDelta::seconds(10);
+
+/// What is kept after the line has waited for so long, its members by number and tenant.
+fn in_turn(line: &[Unplaced], waited: i64) -> Kept {
+    let now = DateTime::UNIX_EPOCH + TimeDelta::seconds(waited);
+    Kept::in_turn(line, now, HOLD)
+}
+
+/// It waits since the beginning.
+fn waits(n: u128, tenant: u128) -> Unplaced {
+    let tenant_id = TenantId(Uuid::from_u128(tenant));
+    Unplaced { tenant_id, queued_at: Some(DateTime::UNIX_EPOCH), ..whose(n) }
 }
 
 #[test]
-fn a_host_is_kept_again_and_again_and_never_for_one_that_its_own_group_is_in_the_way_of() {
-    let hold = TimeDelta::seconds(10);
-    let patient = [0, 9, 10, 19, 20, 39].map(|s| is_patient(TimeDelta::seconds(s), hold));
-    assert_eq!(patient, [true, true, false, false, true, false]);
-    assert!(!is_patient(TimeDelta::zero(), TimeDelta::zero()));
-    assert!(is_patient(TimeDelta::seconds(1 << 40), TimeDelta::MAX));
-
-    let mut index = index([plain(1, Resources::new(8, 1024, 10), Resources::new(4, 0, 0))]);
-    let who = whose(1);
-    let mut serve = |kept: &mut Kept, vcpus, together: Option<BTreeSet<HostId>>| {
-        let mut wish = Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit);
-        wish.together = together;
-        kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], &who, true)
+fn a_tenant_has_one_host_kept_and_only_in_its_turn() {
+    let (limit, used) = (Resources::new(8, 1024, 10), Resources::new(4, 0, 0));
+    let mut index = index([1, 2, 3].map(|n| plain(n, limit, used)));
+    let [one, two, other] = [waits(1, 1), waits(2, 1), whose(3)];
+    let mut kept = in_turn(&[one.clone(), two.clone()], 0);
+    let mut cursor = RoundRobin::default();
+    let mut serve = |vcpus, who: &Unplaced| {
+        let wishes = vec![Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit)];
+        kept.serve(&mut index, &mut cursor, wishes, who)
     };
-    let mut kept = Kept::default();
-    assert_eq!(serve(&mut kept, 8, Some([id(1)].into())), Err(NoFit));
-    assert_eq!(serve(&mut kept, 1, None), Ok(id(1)), "nothing is kept for it");
-    assert_eq!(serve(&mut kept, 8, None), Err(NoFit));
-    assert_eq!(serve(&mut kept, 1, None), Err(NoFit), "it is kept for this one");
+    assert_eq!(serve(8, &other), Err(NoFit), "and nothing is kept for it");
+    assert_eq!(serve(8, &one), Err(NoFit));
+    assert_eq!(serve(8, &two), Err(NoFit), "one host is kept for its tenant already");
+    // That is the first; what fits goes to the others.
+    assert_eq!([serve(4, &other), serve(4, &other)], [Ok(id(2)), Ok(id(3))]);
+    assert_eq!(serve(4, &other), Err(NoFit));
+}
+
+#[test]
+fn a_host_is_kept_again_and_again_and_for_each_of_a_tenant_in_turn() {
+    let whole = |n| plain(n, Resources::new(8, 1024, 10), Resources::new(4, 0, 0));
+    // For which of two in a line, each of which could have a host of its own.
+    let whom = |line: &[Unplaced], waited| {
+        let mut kept = in_turn(line, waited);
+        let mut index = index([whole(1), whole(2)]);
+        for (n, who) in (1..).zip(line) {
+            let mut wish = Request::new(Resources::new(8, 1, 1), Policy::BestFit);
+            wish.together = Some([id(n)].into());
+            assert_eq!(
+                kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], who),
+                Err(NoFit)
+            );
+        }
+        // Somebody else finds what is left.
+        let wish = Request::new(Resources::new(1, 1, 1), Policy::BestFit);
+        let mut find = || {
+            kept.serve(&mut index, &mut RoundRobin::default(), vec![wish.clone()], &whose(9)).ok()
+        };
+        let free: BTreeSet<_> = (0..8).filter_map(|_| find()).collect();
+        [1, 2].into_iter().filter(|n| !free.contains(&id(*n))).collect::<Vec<_>>()
+    };
+    let line = [waits(1, 1), waits(2, 1)];
+    let times = [0, 9, 10, 19, 20, 29, 30, 40, 50, 60];
+    let kept: Vec<_> = times.iter().map(|waited| whom(&line, *waited)).collect();
+    let (first, second, none) = (vec![1], vec![2], vec![]);
+    let wanted = [&first, &first, &none, &none, &second, &second, &none, &first, &none, &second];
+    assert_eq!(kept.iter().collect::<Vec<_>>(), wanted);
+    let apart = [waits(1, 1), waits(2, 2)];
+    assert_eq!(whom(&apart, 0), [1, 2], "each tenant has its own");
+    // Whose turn it is and who needs none passes it on; one who has just come is the last.
+    let mut kept = in_turn(&line, 0);
+    let mut index = index([whole(1)]);
+    let mut serve = |kept: &mut Kept, vcpus, who: &Unplaced| {
+        let wish = Request::new(Resources::new(vcpus, 1, 1), Policy::BestFit);
+        kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], who)
+    };
+    assert_eq!(serve(&mut kept, 1, &line[0]), Ok(id(1)));
+    assert_eq!(serve(&mut kept, 8, &line[1]), Err(NoFit));
+    assert_eq!(serve(&mut kept, 1, &whose(9)), Err(NoFit), "it is kept for the second");
+    let mut never = Kept::in_turn(&line, DateTime::UNIX_EPOCH, TimeDelta::zero());
+    assert_eq!(serve(&mut never, 8, &line[0]), Err(NoFit));
+    assert_eq!(serve(&mut never, 1, &whose(9)), Ok(id(1)));
+}
+
+#[test]
+fn none_is_kept_where_its_own_group_is_in_the_way() {
+    for (filled, is_kept) in [(true, false), (false, true)] {
+        let mut index = index([plain(1, Resources::new(8, 1024, 10), Resources::new(6, 0, 0))]);
+        let mut wish = Request::new(Resources::new(4, 1, 1), Policy::BestFit);
+        wish.together = Some([id(1)].into());
+        wish.filled = if filled { [id(1)].into() } else { BTreeSet::new() };
+        let mut kept = in_turn(&[waits(1, 1)], 0);
+        let mut serve = |wish, who: &Unplaced| {
+            kept.serve(&mut index, &mut RoundRobin::default(), vec![wish], who)
+        };
+        assert_eq!(serve(wish, &waits(1, 1)), Err(NoFit));
+        let small = Request::new(Resources::new(1, 1, 1), Policy::BestFit);
+        assert_eq!(serve(small, &whose(9)).is_err(), is_kept);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::domain::id::{GroupId, HostId, InstanceId, ReservationId};
 use crate::domain::instance::Unplaced;
 use crate::domain::queue::size;
 use crate::domain::reservation::OpenSlot;
-use crate::placement::{self, FlavorSize, KEPT, Kept, Policy, Request, Stay, WouldFit};
+use crate::placement::{self, FlavorSize, Kept, Policy, Request, Stay};
 use crate::store::groups::Members;
 use crate::store::incarnations::Claim;
 use crate::store::queue::Refused;
@@ -90,9 +90,11 @@ async fn round(
         groups,
         slots,
         default: ctx.config.placement_policy.parse().unwrap_or(Policy::BestFit),
-        hold: TimeDelta::from_std(ctx.config.queue_hold).unwrap_or(TimeDelta::MAX),
-        now,
-        kept: Kept::default(),
+        kept: Kept::in_turn(
+            &waiting,
+            now,
+            TimeDelta::from_std(ctx.config.queue_hold).unwrap_or(TimeDelta::MAX),
+        ),
     };
     let mut claims = Vec::new();
     let mut refused = Vec::new();
@@ -111,7 +113,10 @@ async fn round(
     }
     for (who, tag, stay) in line {
         match decide.one(who, stay)? {
-            Choice::Host(host, slot) => claims.push((Uuid::new_v4(), Claim::of(who, host, slot))),
+            Choice::Host(host, slot) => {
+                let zone = decide.room.index.host(host).and_then(|host| host.zone);
+                claims.push((Uuid::new_v4(), Claim::of(who, host, slot, zone)));
+            }
             // Those that only wait along are told when they are looked at themselves.
             _ if who.queue_tag.is_some() && !mine.contains(&who.id) => {
                 refused.push((who, tag, None));
@@ -179,15 +184,14 @@ async fn accounts<'a>(
     for (who, tag, choice) in refused {
         let why = match choice {
             Some(Choice::NoHost(request)) => {
-                // Who has a host kept for it is told of that one, too.
-                let own = decide.kept.is_for(who);
-                let same = known.iter().find(|(of, ..)| *of == *request && !own);
+                let request = decide.kept.beside(&request, who);
+                let same = known.iter().find(|(of, ..)| *of == request);
                 if let Some((_, summary, fit)) = same {
                     Some((summary.clone(), fit.clone()))
                 } else {
-                    let (summary, fit) = decide.account(who, &request, &others);
-                    if known.len() < ACCOUNTS && !own {
-                        known.push((*request, summary.clone(), fit.clone()));
+                    let (summary, fit) = decide.account(&request, &others);
+                    if known.len() < ACCOUNTS {
+                        known.push((request, summary.clone(), fit.clone()));
                     }
                     Some((summary, fit))
                 }
@@ -213,25 +217,17 @@ struct Decide<'a> {
     groups: BTreeMap<GroupId, Members>,
     slots: BTreeMap<ReservationId, Vec<Slot>>,
     default: Policy,
-    hold: TimeDelta,
-    now: Time,
     kept: Kept,
 }
 
 impl Decide<'_> {
-    fn account(&self, who: &Unplaced, request: &Request, others: &Others) -> (String, Value) {
+    fn account(&self, request: &Request, others: &Others) -> (String, Value) {
         let Room { index, cursor, .. } = &*self.room;
-        let lets = |change: &WouldFit| self.kept.lets(change, request, who, index);
-        let mut flavors = others.flavors.clone();
-        flavors.retain(|flavor| lets(&flavor.instead()));
-        let mut explanation = index.explain_among(request, cursor, &flavors).redacted();
-        explanation.keep_changes(lets);
+        let mut explanation = index.explain_among(request, cursor, &others.flavors).redacted();
         if let Some(change) = index.in_reservation(request, &others.slots) {
             explanation.offer(change);
         }
-        let fit = json!(explanation.would_fit_if);
-        let kept = explanation.chosen.is_some();
-        (if kept { KEPT.to_owned() } else { explanation.summary }, fit)
+        (explanation.summary, json!(explanation.would_fit_if))
     }
 
     fn one(&mut self, who: &Unplaced, stay: Option<Stay>) -> Result<Choice> {
@@ -245,7 +241,7 @@ impl Decide<'_> {
         if let Choice::Host(host, _) = &choice
             && let Some(members) = who.group_id.and_then(|id| self.groups.get_mut(&id))
         {
-            *members.on_hosts.entry(*host).or_default() += 1;
+            members.on_hosts.entry(*host).or_default().add(who.size());
         }
         Ok(choice)
     }
@@ -253,10 +249,8 @@ impl Decide<'_> {
     fn on_host(&mut self, who: &Unplaced, wishes: Vec<Request>) -> Choice {
         // Of a soft group's wishes the last: it asks for the least, and what it lacks is what is lacking.
         let least = wishes[wishes.len() - 1].clone();
-        let waited = who.queued_at.map_or(TimeDelta::zero(), |since| self.now - since);
-        let patient = placement::is_patient(waited, self.hold);
         let Room { index, cursor, .. } = &mut *self.room;
-        match self.kept.serve(index, cursor, wishes, who, patient) {
+        match self.kept.serve(index, cursor, wishes, who) {
             Ok(host) => Choice::Host(host, None),
             Err(placement::NoFit) => Choice::NoHost(Box::new(least)),
         }

@@ -63,18 +63,16 @@ impl Line {
 
     /// Gives them their room in the index; gives the hosts that are kept for those who find none.
     pub fn serve(&mut self, app: &App, index: &mut Index) -> Result<Kept> {
-        let (mut kept, mut cursor) = (Kept::default(), RoundRobin::default());
         let hold = TimeDelta::from_std(app.config.queue_hold).unwrap_or(TimeDelta::MAX);
-        let now = app.clock.now();
+        let mut kept = Kept::in_turn(&self.waiting, app.clock.now(), hold);
+        let mut cursor = RoundRobin::default();
         for other in &self.waiting {
             let wishes = self.wishes(app, other, index)?;
-            let waited = other.queued_at.map_or(TimeDelta::zero(), |since| now - since);
-            let patient = placement::is_patient(waited, hold);
-            let found = kept.serve(index, &mut cursor, wishes, other, patient);
+            let found = kept.serve(index, &mut cursor, wishes, other);
             if let (Ok(host), Some(members)) =
                 (found, other.group_id.and_then(|id| self.groups.get_mut(&id)))
             {
-                *members.on_hosts.entry(host).or_default() += 1;
+                members.on_hosts.entry(host).or_default().add(other.size());
             }
         }
         Ok(kept)
