@@ -85,7 +85,7 @@ pub async fn delete(
     };
     let aggregate = locked(&mut write, id, if_match).await?;
     store::aggregates::delete(write.conn(), id).await?;
-    write.wake_queue().await?;
+    write.wake_queue();
     write.done("aggregate.delete", subject(&aggregate), json!({})).await?;
     write.commit(&()).await
 }
@@ -122,7 +122,7 @@ async fn set(
         return Err(Error::Invalid(faults));
     }
     store::aggregates::update(write.conn(), id, patch, counts).await?;
-    write.wake_queue().await?;
+    write.wake_queue();
     let aggregate = store::aggregates::get(write.conn(), id).await?;
     aggregate.ok_or_else(|| Error::not_found("aggregate", id))
 }

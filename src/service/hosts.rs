@@ -131,7 +131,7 @@ pub async fn update(
     let host = store::hosts::get(write.conn(), id).await?;
     let host = host.ok_or_else(|| Error::not_found("host", id))?;
     // Perhaps there is room now for what found none.
-    write.wake_queue().await?;
+    write.wake_queue();
     write.accepted("host.update", subject(&host), json!(patch)).await?;
     write.commit(&host).await?;
     Ok(host)

@@ -142,7 +142,7 @@ pub async fn delete(
     };
     let reservation = locked(&mut write, caller, id, if_match).await?;
     store::reservations::end(write.conn(), id).await?;
-    write.wake_queue().await?;
+    write.wake_queue();
     write.done("reservation.delete", subject(&reservation), json!({})).await?;
     write.commit(&()).await
 }

@@ -32,6 +32,7 @@ pub struct Write {
     key: Option<(UserId, String)>,
     changed: Vec<Uuid>,
     wake: bool,
+    wake_queue: bool,
 }
 
 impl App {
@@ -45,6 +46,7 @@ impl App {
             key: None,
             changed: Vec::new(),
             wake: false,
+            wake_queue: false,
         })
     }
 
@@ -133,10 +135,9 @@ impl Write {
         work::touch_afresh(&mut self.tx, kind, item, self.now, &asked).await
     }
 
-    /// Perhaps there is room now for one who waits.
-    pub async fn wake_queue(&mut self) -> Result<()> {
-        self.wake = true;
-        store::queue::wake(&mut self.tx, self.now).await
+    /// Perhaps there is room at commit for one who waits.
+    pub fn wake_queue(&mut self) {
+        self.wake_queue = true;
     }
 
     /// Keeps `answer` for the idempotency key, commits, and tells the process. Returns when all of it is on the disk; whoever
@@ -158,7 +159,14 @@ impl Write {
         for id in self.changed {
             self.app.changes.changed(id);
         }
-        if self.wake {
+        if self.wake_queue {
+            // Not under our locks, for which the worker of who waits may wait. Lost in a crash, it looks again by itself.
+            let woken = async { store::queue::wake(&mut *self.app.conn().await?, self.now).await };
+            if let Err(error) = woken.await {
+                tracing::warn!(%error, "who waits for room could not be woken, and looks by itself later");
+            }
+        }
+        if self.wake || self.wake_queue {
             self.app.changes.wake();
         }
         Ok(())

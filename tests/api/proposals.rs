@@ -197,3 +197,49 @@ async fn a_host_stays_in_its_zone_while_somebody_is_there_for_its_sake() {
     runs(&api.member, &other).await;
     assert_eq!(api.admin.patch(&east, &north).await.expect(202)["zone"], "north");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explanations_choose_as_creates_do_beside_what_is_kept_for_another() {
+    let api = cloud(1).await;
+    let admin = &api.admin;
+    let on = |zone: &str| json!({ "zone": zone });
+    runs(admin, &make(admin, "fuller", "c48", on("default")).await).await;
+    runs(admin, &make(admin, "emptier", "c32", on("east")).await).await;
+    // The emptier one is kept for this one.
+    waits(&api.stranger, &make(&api.stranger, "big", "c64", json!({})).await).await;
+    let ask = json!({"flavor": "c1", "policy": "spread"});
+    let told = admin.post("/v1/placement/explain", &ask).await.expect(200);
+    let chosen = told["placement"]["chosen"]["host"]["name"].clone();
+    assert_eq!(chosen, "fake", "{told:#}");
+    assert_eq!(told["placement"]["fitting"], 1, "{told:#}");
+    assert!(
+        told["placement"]["classes"].to_string().contains(r#""constraint":"kept""#),
+        "{told:#}"
+    );
+    let mut new = json!({"name": "x", "image": "tiny", "flavor": "c1", "policy": "spread"});
+    let plan = admin.post("/v1/instances?dry_run=true", &new).await.expect(200);
+    assert_eq!(plan["placement"]["chosen"]["host"]["name"], chosen, "{plan:#}");
+    new["on_no_capacity"] = json!("fail");
+    let made = admin.post("/v1/instances", &new).await.expect(202);
+    assert_eq!(runs(admin, &made).await["host_id"], told["placement"]["chosen"]["host"]["id"]);
+    // Nor is anything proposed that makes room on the kept one.
+    new["flavor"] = json!("c32");
+    let refused = admin.post("/v1/instances", &new).await.problem(409, "no-capacity");
+    let account = &refused["explanation"];
+    assert_eq!(proposed(account, "freed").expect("one")["host"]["name"], "fake", "{refused:#}");
+    assert_eq!(proposed(account, "other_flavor").expect("one")["name"], "c8", "{refused:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_quota_is_in_the_way_too_no_other_change_is_proposed_that_it_has_no_room_for() {
+    let api = cloud(1).await;
+    quota(&api, json!({"vcpus": 8})).await;
+    let ask = json!({"flavor": "c16", "zone": "east", "forbidden_traits": ["virt:qemu"]});
+    let told = explain(&api, &ask).await;
+    assert_eq!(told["placement"]["would_fit_if"], json!([]), "{told:#}");
+    let summary = told["placement"]["summary"].as_str().expect("a summary");
+    assert!(summary.contains("the quota of vcpus is in the way, too"), "{summary}");
+    quota(&api, json!({"vcpus": 16})).await;
+    let told = explain(&api, &ask).await;
+    assert!(proposed(&told["placement"], "not_forbidden").is_some(), "{told:#}");
+}

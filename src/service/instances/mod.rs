@@ -183,7 +183,7 @@ pub async fn act(
             store::queue::leave(write.conn(), &[id]).await?;
             // It may have been in the way of others.
             if record.queued_at.is_some() {
-                write.wake_queue().await?;
+                write.wake_queue();
             }
         }
         write.touch(Kind::Instance, id.0).await?;
