@@ -170,6 +170,29 @@ async fn a_commit_whose_answer_is_lost_is_done_once_under_its_key() {
     assert_eq!(cloud.count(accepted).await, 3);
 }
 
+/// Creates that are alike wait for the one under way, which has no client of its own: it must not wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_the_database_never_answers_holds_up_no_other() {
+    let settings = [("network-pool", "10.137.0.0/16"), ("request-timeout-s", "3")];
+    let (cloud, proxy) = behind_a_proxy(&settings).await;
+    let image = cloud.raw_image("empty", vec![1; 1 << 20]).await;
+    proxy.die_at("insert into instances");
+    let lost = cloud.admin.post("/v1/instances", &new("lost", &image)).await;
+    assert!(proxy.has_died() && lost.status == 503, "{lost:?}");
+    // Its transaction may hold locks until the database ends it.
+    let end = Instant::now() + SOON;
+    let made = loop {
+        let answer = cloud.admin.post("/v1/instances", &new("next", &image)).await;
+        if answer.status == 202 {
+            break answer.body();
+        }
+        assert!(Instant::now() < end, "it is held up: {answer:?}");
+    };
+    let id = made["id"].as_str().unwrap();
+    cloud.until(id, "settled", "running", SOON).await;
+    cloud.delete(id).await;
+}
+
 /// The same for a worker's commits: whatever it was told, it looks again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_whose_commits_get_no_answer_doubles_nothing() {

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::{Wish, at_once, together};
@@ -144,13 +146,23 @@ impl Drop for Turn {
 async fn record(app: &App, batch: Vec<Waiting>) {
     let (wishes, told): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|waiting| (waiting.wish, waiting.told)).unzip();
-    let outcomes: Vec<_> = match together(app, &wishes).await {
-        Ok(Some(made)) => made.into_iter().map(|made| Ok(Some(made))).collect(),
-        Err(error) if wishes.len() == 1 => vec![Err(error)],
-        Ok(None) | Err(_) => wishes.iter().map(|_| Ok(None)).collect(),
+    // No client's patience bounds this, and those behind it wait for it.
+    let outcomes: Vec<_> = match timeout(app.config.request_timeout, together(app, &wishes)).await {
+        Ok(Ok(Some(made))) => made.into_iter().map(|made| Ok(Some(made))).collect(),
+        Ok(Err(error)) if wishes.len() == 1 => vec![Err(error)],
+        Ok(Ok(None) | Err(_)) => wishes.iter().map(|_| Ok(None)).collect(),
+        Err(_late) => wishes.iter().map(|_| Err(unanswered())).collect(),
     };
     for (told, outcome) in told.into_iter().zip(outcomes) {
         // Its client may have gone.
         let _ = told.send(outcome);
+    }
+}
+
+/// Of whom nobody knows whether it was recorded.
+fn unanswered() -> Error {
+    Error::Unavailable {
+        detail: "the database has not answered in time: see whether the instance was made, or ask again under the same Idempotency-Key".into(),
+        retry_after: Duration::from_secs(1),
     }
 }
