@@ -340,16 +340,20 @@ async fn a_pool_that_somebody_put_elsewhere_is_used_for_nothing_and_made_anew_wh
         assert!(Instant::now() < end, "the server is always faster");
     }
     virsh(&["pool-build", &pool]);
+    // An empty one would be taken away.
+    let foreign = format!("{elsewhere}/foreign");
+    cloud.host.run("touch", &[&foreign]);
     virsh(&["pool-start", &pool]);
     let other = json!({"name": "other", "image": image, "flavor": "nano", "networks": [{"network": "default"}]});
     let other = cloud.admin.post("/v1/instances", &other).await.expect(202);
     let other = other["id"].as_str().unwrap();
-    cloud.until_says(other, "should have").await;
+    let told = "it is there with the directory";
+    cloud.until_says(other, told).await;
     // A deletion finds nothing there, and does not take that for nothing left.
     let first = first["id"].as_str().unwrap();
     cloud.admin.delete(&format!("/v1/instances/{first}")).await.expect(202);
-    cloud.until_says(first, "should have").await;
-    assert_eq!(cloud.host.run("find", &[elsewhere, "-type", "f"]), "");
+    cloud.until_says(first, told).await;
+    assert_eq!(cloud.host.run("find", &[elsewhere, "-type", "f"]).trim(), foreign);
     assert_eq!(take_away(), [true, true]);
     cloud.until(other, "settled", "running", SOON).await;
     let end = Instant::now() + SOON;
