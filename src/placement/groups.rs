@@ -50,8 +50,8 @@ impl Request {
             GroupScope::Zone => {
                 let mut counts: BTreeMap<String, u32> = BTreeMap::new();
                 for (host, placed) in members {
-                    if let Some(zone) = index.host(*host).and_then(|host| host.zone) {
-                        let sum = counts.entry(zone).or_default();
+                    if let Some(zone) = index.zone(*host) {
+                        let sum = counts.entry(zone.to_owned()).or_default();
                         *sum = sum.saturating_add(placed.members);
                     }
                 }

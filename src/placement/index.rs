@@ -131,6 +131,13 @@ impl Index {
         Some(self.view(&self.slots[at]))
     }
 
+    /// The zone of the host, where it is known.
+    pub fn zone(&self, id: HostId) -> Option<&str> {
+        let at = self.slots.binary_search_by_key(&id, |slot| slot.id).ok()?;
+        let set = self.shapes.get(self.class_of(number(at)).shape).set;
+        self.shapes.sets[set as usize].zone.as_deref()
+    }
+
     /// Everything that is known, by id.
     pub fn hosts(&self) -> impl Iterator<Item = HostView> {
         self.slots.iter().map(|slot| self.view(slot))

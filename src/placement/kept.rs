@@ -1,6 +1,6 @@
 //! Hosts that are kept for those who wait and find no room: what comes free there is not for those behind them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 
@@ -19,8 +19,8 @@ const MOST: usize = 16;
 pub struct Kept {
     /// Each with the instance that it is kept for.
     hosts: BTreeMap<HostId, InstanceId>,
-    tenants: BTreeSet<TenantId>,
-    /// From whom on, of those of a tenant who find no room, one may have a host kept; none: it was their turn.
+    /// From whom on, of those of a tenant who find no room, the first has a host kept; none: whoever comes. A tenant that has
+    /// had its host, or not its turn, is not here.
     turns: BTreeMap<TenantId, Option<InstanceId>>,
 }
 
@@ -75,14 +75,13 @@ impl Kept {
         if found.is_err()
             && turn.is_none()
             && self.hosts.len() < MOST
-            && !self.tenants.contains(&who.tenant_id)
             && let Some(host) = wishes.pop().and_then(|mut wish| {
                 wish.exclude.extend(std::mem::take(&mut wish.filled));
                 index.would_take(&wish)
             })
         {
             self.hosts.insert(host, who.id);
-            self.tenants.insert(who.tenant_id);
+            self.turns.remove(&who.tenant_id);
         }
         found
     }

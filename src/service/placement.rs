@@ -145,8 +145,7 @@ pub async fn claim(app: &App, caller: &Caller, write: &mut Write, who: &Unplaced
         };
         too_late = found.is_some();
         let Some((host, slot)) = found else { break };
-        let zone = index.host(host).and_then(|host| host.zone);
-        let claim = Claim::of(who, host, slot, zone);
+        let claim = Claim::of(who, host, slot, index.zone(host));
         let now = write.now;
         let made =
             store::incarnations::claim(write.conn(), &[(Uuid::new_v4(), claim)], now).await?;
@@ -184,8 +183,7 @@ pub async fn claim_all(app: &App, write: &mut Write, all: &[(Actor, Unplaced)]) 
         let wishes = line.wishes(app, who, &index)?;
         let found = kept.serve(&mut index, &mut cursor, wishes, who);
         let Ok(host) = found else { return Ok(false) };
-        let zone = index.host(host).and_then(|host| host.zone);
-        claims.push((Uuid::new_v4(), Claim::of(who, host, None, zone)));
+        claims.push((Uuid::new_v4(), Claim::of(who, host, None, index.zone(host))));
     }
     let now = write.now;
     if store::incarnations::claim(write.conn(), &claims, now).await?.len() < claims.len() {

@@ -40,10 +40,10 @@ pub struct Claim {
 
 impl Claim {
     /// `zone`: the host's, as it is known.
-    pub fn of(who: &Unplaced, host: HostId, slot: Option<Uuid>, zone: Option<String>) -> Self {
+    pub fn of(who: &Unplaced, host: HostId, slot: Option<Uuid>, zone: Option<&str>) -> Self {
         let counts = who.zone.is_some() || who.group_id.is_some();
         Self {
-            zone: zone.filter(|_| counts),
+            zone: zone.filter(|_| counts).map(str::to_owned),
             instance: who.id,
             tenant: who.tenant_id,
             host,

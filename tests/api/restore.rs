@@ -308,8 +308,8 @@ async fn a_restore_in_place_under_a_server_is_noticed_whatever_the_numbers_say()
     let dump = dir.path().join("dump");
     backup::dump(&api.database, &dump);
     let held = async || api.admin.get("/v1/cloud").await.body()["held_since"].is_string();
-    // It has looked by then.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    // It has listed its hosts by then.
+    crate::queue::until(&api.admin, "/v1/hosts", |page| page["items"][0]["health"] == "up").await;
     assert!(!held().await);
     sqlx::raw_sql("drop schema public cascade; create schema public")
         .execute(&api.app.db)

@@ -49,6 +49,8 @@ pub struct Account<'a> {
     pub waiting: Option<&'a str>,
     /// The last error, while it stands in the way.
     pub failing: Option<&'a str>,
+    /// It was seen since then, so that the error is over where what was seen is as wished.
+    pub seen_since: bool,
     pub stalled_since: Option<Time>,
 }
 
@@ -93,7 +95,8 @@ fn reason(status: Status, account: &Account<'_>) -> Option<String> {
         return Some(format!("its host has not answered since {}: {why}", since.to_rfc3339()));
     }
     let settled = matches!(status, Status::Running | Status::Paused | Status::Stopped);
-    match (account.failing, account.waiting) {
+    let failing = account.failing.filter(|_| !(settled && account.seen_since));
+    match (failing, account.waiting) {
         (Some(error), _) => Some(match account.stalled_since {
             Some(since) => format!("stalled since {}: {error}", since.to_rfc3339()),
             None => error.to_owned(),
@@ -118,6 +121,7 @@ mod tests {
             host_down: None,
             waiting: None,
             failing: None,
+            seen_since: false,
             stalled_since: None,
         }
     }
@@ -152,5 +156,9 @@ mod tests {
             reason.contains("no space left") && reason.contains("stalled since 1970"),
             "{reason}"
         );
+        // It has been seen to be as wished since, or otherwise.
+        let over = Account { seen_since: true, ..failing.clone() };
+        assert_eq!(status(&Account { power: Power::Running, ..over.clone() }).1, None);
+        assert!(status(&Account { power: Power::Paused, ..over }).1.is_some());
     }
 }

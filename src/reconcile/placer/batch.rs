@@ -114,7 +114,7 @@ async fn round(
     for (who, tag, stay) in line {
         match decide.one(who, stay)? {
             Choice::Host(host, slot) => {
-                let zone = decide.room.index.host(host).and_then(|host| host.zone);
+                let zone = decide.room.index.zone(host);
                 claims.push((Uuid::new_v4(), Claim::of(who, host, slot, zone)));
             }
             // Those that only wait along are told when they are looked at themselves.

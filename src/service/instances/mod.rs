@@ -304,10 +304,7 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
     let tell = |said: &String| if caller.admin { said.clone() } else { without_places(said) };
     let last_error = record.last_error.as_ref().map(tell);
     let waiting = record.waiting.as_ref().map(tell);
-    // What was in the way of what has been seen to be as wished is over, whether or not that look has ended.
-    let settled = record.observed_revision == record.revision;
-    let over = settled && record.last_error_at < record.observed_at;
-    let failing = last_error.as_deref().filter(|_| record.attempts > 0 && !over);
+    let failing = last_error.as_deref().filter(|_| record.attempts > 0);
     let (status, reason) = status(&Account {
         wanted: record.wanted,
         boot: record.boot,
@@ -319,6 +316,8 @@ fn view(record: &Record, ports: &[PortView], caller: &Caller) -> Instance {
         // The placer writes its account before the reconciler does what it waits for.
         waiting: waiting.as_deref().or(record.queued_for.as_deref()),
         failing,
+        seen_since: record.observed_revision == record.revision
+            && record.last_error_at < record.observed_at,
         stalled_since: record.stalled_at,
     });
     Instance {

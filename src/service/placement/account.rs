@@ -49,9 +49,8 @@ pub async fn explain_within(
     let beside: Vec<_> = wishes.iter().map(|wish| kept.beside(wish, who)).collect();
     let fitting = beside.iter().find(|wish| index.place(wish, &mut cursor.clone()).is_ok());
     let wish = fitting.unwrap_or(&beside[beside.len() - 1]);
-    let explanation = index.explain_among(wish, &cursor, &[]);
     if fitting.is_some() && may_have(Some(wish.need)) {
-        return Ok(seen(caller, explanation));
+        return Ok(seen(caller, index.explain(wish, &cursor)));
     }
     refusal(caller, conn, &index, wish, &may_have).await
 }
